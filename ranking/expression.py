@@ -1,0 +1,152 @@
+"""Label expressions over columns, such as `log1p(play_time_ms / 1000)`: parsed once, run on Arrow arrays.
+
+The grammar is a small part of Python's own (names, numbers, + - * /, comparisons, & | ~, calls of the functions
+below), walked as a syntax tree; nothing is ever evaluated by Python.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+_BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: pc.add,
+    ast.Sub: pc.subtract,
+    ast.Mult: pc.multiply,
+    ast.Div: lambda a, b: pc.divide(pc.cast(a, pa.float64()), b),
+    ast.BitAnd: lambda a, b: pc.and_kleene(_boolean(a), _boolean(b)),
+    ast.BitOr: lambda a, b: pc.or_kleene(_boolean(a), _boolean(b)),
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+}
+_UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {ast.USub: pc.negate, ast.Invert: lambda a: pc.invert(_boolean(a))}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": pc.abs,
+    "coalesce": pc.coalesce,
+    "log": pc.ln,
+    "log1p": pc.log1p,
+    "max": pc.max_element_wise,
+    "min": pc.min_element_wise,
+    "sqrt": pc.sqrt,
+}
+
+
+class Expression:
+    """One parsed expression.
+
+    Raises:
+        ValueError: the text uses something outside the grammar.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Parse and check `text`."""
+        self.text = text
+        try:
+            self._tree = ast.parse(text, mode="eval").body
+        except SyntaxError as error:
+            raise ValueError(
+                f"expression {text!r}: {error.msg}; expected a column or arithmetic over columns"
+            ) from None
+        names: list[str] = []
+        self._check(self._tree, names)
+        self.columns = tuple(dict.fromkeys(names))
+
+    def __call__(self, columns: Mapping[str, Any]) -> Any:
+        """Evaluate over Arrow arrays; null in, null out.
+
+        Args:
+            columns: Arrow arrays by name, at least those in `self.columns`.
+
+        Returns:
+            An Arrow array of the same length.
+        """
+        return self._run(self._tree, columns)
+
+    def __str__(self) -> str:
+        """The text as the user wrote it."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """The text as a constructor call."""
+        return f"Expression({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by text."""
+        return isinstance(other, Expression) and other.text == self.text
+
+    def __hash__(self) -> int:
+        """Hash of the text."""
+        return hash(self.text)
+
+    def _check(self, node: ast.AST, names: list[str]) -> None:
+        match node:
+            case ast.Name(id=name):
+                names.append(name)
+            case ast.Constant(value=value) if isinstance(value, (int, float, str)):
+                pass
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                self._check(left, names)
+                self._check(right, names)
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+                self._check(operand, names)
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _BINARY:
+                self._check(left, names)
+                self._check(right, names)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
+                for argument in args:
+                    self._check(argument, names)
+            case _:
+                part = ast.unparse(node)
+                raise ValueError(
+                    f"expression {self.text!r}: {part!r} is not supported; expected columns, numbers, + - * /, "
+                    f"comparisons, & | ~ and {', '.join(_FUNCTIONS)}"
+                )
+
+    def _run(self, node: ast.AST, columns: Mapping[str, Any]) -> Any:
+        match node:
+            case ast.Name(id=name):
+                return columns[name]
+            case ast.Constant(value=value):
+                return pa.scalar(value)
+            case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
+                return _BINARY[type(op)](self._run(left, columns), self._run(right, columns))
+            case ast.UnaryOp(op=op, operand=operand):
+                return _UNARY[type(op)](self._run(operand, columns))
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return _FUNCTIONS[name](*(self._run(argument, columns) for argument in args))
+        raise AssertionError(f"unchecked node {node!r}")  # _check refuses everything else
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read from and written to YAML as a string."""
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def _validate(cls, value: object) -> Expression:
+        if isinstance(value, Expression):
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"got {value!r}; expected a column name or an expression over columns")
+        return cls(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A string, for editors."""
+        return {"type": "string", "minLength": 1}
+
+
+def _boolean(values: Any) -> Any:
+    return values if pa.types.is_boolean(values.type) else pc.not_equal(values, 0)

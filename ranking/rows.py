@@ -1,0 +1,171 @@
+"""Encoded rows: what a slice of Parquet becomes, as plain tensors, before any notion of device or rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_OnTensor = Callable[[Tensor], Tensor]
+_OnRagged = Callable[["Ragged"], "Ragged"]
+_TENSORS = ("ids", "dense", "labels", "observed", "masks", "groups", "index", "weights")
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of ids, one list a row.
+
+    Attributes:
+        values: `[V]` int64, table rows, all lists one after another.
+        lengths: `[N]` int64, how many ids each row has; sums to V.
+        weights: `[V]` float32 per-id weights (pooling already folded in), or None when every id weighs one.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    weights: Tensor | None = None
+
+    def take(self, index: Tensor) -> Ragged:
+        """The rows at `index` `[M]`, in that order."""
+        ends = self.lengths.cumsum(0)
+        lengths = self.lengths.index_select(0, index)
+        starts = (ends - self.lengths).index_select(0, index)
+        shift = starts - (lengths.cumsum(0) - lengths)
+        places = torch.from_numpy(np.repeat(shift.numpy(), lengths.numpy()))  # 4 times as fast as repeat_interleave
+        places += torch.arange(places.numel())
+        weights = None if self.weights is None else self.weights.index_select(0, places)
+        return Ragged(self.values.index_select(0, places), lengths, weights)
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        """Rows start .. stop-1, as views."""
+        first = int(self.lengths[:start].sum())
+        lengths = self.lengths[start:stop]
+        last = first + int(lengths.sum())
+        return Ragged(self.values[first:last], lengths, None if self.weights is None else self.weights[first:last])
+
+    def split(self, size: int) -> list[Ragged]:
+        """Runs of `size` rows, as views; `size` divides N."""
+        counts = self.lengths.view(-1, size).sum(1).tolist()
+        values, lengths = torch.split(self.values, counts), torch.split(self.lengths, size)
+        weights = [None] * len(counts) if self.weights is None else torch.split(self.weights, counts)
+        return [Ragged(*run) for run in zip(values, lengths, weights, strict=True)]
+
+    @classmethod
+    def cat(cls, parts: Sequence[Ragged]) -> Self:
+        """All parts' rows, one part after another."""
+        weights = None if parts[0].weights is None else torch.cat([p.weights for p in parts if p.weights is not None])
+        return cls(torch.cat([p.values for p in parts]), torch.cat([p.lengths for p in parts]), weights)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N encoded rows in schema order.
+
+    Attributes:
+        ids: `[N, S]` int64 table rows of the S single-valued categorical features.
+        lists: the multi-hot features, in schema order.
+        dense: `[N, D]` float32, scaled, never NaN.
+        labels: `[N, T]` float32, 0 where not observed.
+        observed: `[N, T]` bool, label neither null nor NaN: the entire space.
+        masks: `[N, T]` bool, observed and inside the task's sample space.
+        groups: `[N]` int64 GAUC group (user), 0 without one.
+        index: `[N]` int64 row number in the manifest; -1 for padding.
+        weights: `[N]` float32, 1 for a real row, 0 for padding.
+    """
+
+    ids: Tensor
+    lists: tuple[Ragged, ...]
+    dense: Tensor
+    labels: Tensor
+    observed: Tensor
+    masks: Tensor
+    groups: Tensor
+    index: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return self.ids.shape[0]
+
+    def take(self, index: Tensor) -> Rows:
+        """The rows at `index` `[M]`, in that order."""
+        return self._each(lambda tensor: tensor.index_select(0, index), lambda ragged: ragged.take(index))
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows start .. stop-1, as views where tensors allow it."""
+        return self._each(lambda tensor: tensor[start:stop], lambda ragged: ragged.slice(start, stop))
+
+    def split(self, size: int) -> list[Rows]:
+        """Runs of `size` rows, as views; `size` divides N. The cost of a run hardly grows with its rows."""
+        runs = len(self) // size
+        lists = zip(*(ragged.split(size) for ragged in self.lists), strict=True) if self.lists else [()] * runs
+        columns = zip(*(torch.split(getattr(self, name), size) for name in _TENSORS), strict=True)
+        return [
+            Rows(lists=ragged, **dict(zip(_TENSORS, tensors, strict=True)))
+            for ragged, tensors in zip(lists, columns, strict=True)
+        ]
+
+    def padding(self, count: int) -> Rows:
+        """`count` zero-weight rows of the same widths: id 0, empty lists, zeros, nothing observed."""
+        return Rows(
+            ids=self.ids.new_zeros(count, self.ids.shape[1]),
+            lists=tuple(_empty(ragged, count) for ragged in self.lists),
+            dense=self.dense.new_zeros(count, self.dense.shape[1]),
+            labels=self.labels.new_zeros(count, self.labels.shape[1]),
+            observed=self.observed.new_zeros(count, self.observed.shape[1]),
+            masks=self.masks.new_zeros(count, self.masks.shape[1]),
+            groups=self.groups.new_zeros(count),
+            index=self.index.new_full((count,), -1),
+            weights=self.weights.new_zeros(count),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Rows]) -> Rows:
+        """All parts' rows, one part after another."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        lists = tuple(Ragged.cat([part.lists[i] for part in parts]) for i in range(len(parts[0].lists)))
+        return cls(lists=lists, **columns)
+
+    @classmethod
+    def interleave(cls, parts: Sequence[Rows], runs: int) -> Rows:
+        """The first run of every part, then the second of every part, and so on.
+
+        All parts have as many rows, which `runs` divides; every tensor is copied once.
+        """
+        if len(parts) == 1 or runs == 1:
+            return cls.cat(parts)
+        size = len(parts[0]) // runs
+
+        def dealt(name: str) -> Tensor:
+            return torch.stack([getattr(part, name).unflatten(0, (runs, size)) for part in parts], 1).flatten(0, 2)
+
+        lists = (zip(*(part.lists[i].split(size) for part in parts), strict=True) for i in range(len(parts[0].lists)))
+        return cls(
+            lists=tuple(Ragged.cat(list(chain.from_iterable(run))) for run in lists),
+            **{name: dealt(name) for name in _TENSORS},
+        )
+
+    def _each(self, tensor: _OnTensor, ragged: _OnRagged) -> Rows:
+        return Rows(
+            ids=tensor(self.ids),
+            lists=tuple(ragged(item) for item in self.lists),
+            dense=tensor(self.dense),
+            labels=tensor(self.labels),
+            observed=tensor(self.observed),
+            masks=tensor(self.masks),
+            groups=tensor(self.groups),
+            index=tensor(self.index),
+            weights=tensor(self.weights),
+        )
+
+
+def _empty(ragged: Ragged, count: int) -> Ragged:
+    weights = None if ragged.weights is None else ragged.weights.new_zeros(0)
+    return Ragged(ragged.values.new_zeros(0), ragged.lengths.new_zeros(count), weights)

@@ -1,0 +1,281 @@
+"""The vocabulary of the project: features, tables, tasks and their sample spaces, validated and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch.nn import ModuleDict
+
+from ranking.expression import Expression
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Frozen(BaseModel):
+    """Base of every config section: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class _Column(Frozen):
+    name: Name
+    column: str = Field("", description="Parquet column read; the feature's own name when left out.")
+
+    @property
+    def source(self) -> str:
+        """Name of the Parquet column that feeds this feature."""
+        return self.column or self.name
+
+
+class DenseFeature(_Column):
+    """A number, scaled and handed to the network as it is.
+
+    Order of operations: null or NaN handling, `log1p` (of the magnitude, keeping the sign), `scale`.
+    """
+
+    kind: Literal["dense"] = "dense"
+    log1p: bool = Field(False, description="Compress with sign(x) * log(1 + |x|) before scaling.")
+    scale: Literal["none", "minmax", "standardise"] = Field(
+        "minmax", description="minmax: to [0, 1] by the fitted range, clipped; standardise: zero mean, unit variance."
+    )
+    null: Literal["mean", "zero", "reject"] = Field(
+        "mean", description="What a null or NaN becomes: the fitted mean, 0, or an error."
+    )
+    indicator: bool = Field(False, description="Append a second input that is 1 where the value was missing.")
+
+    @property
+    def width(self) -> int:
+        """Number of inputs the feature contributes."""
+        return 2 if self.indicator else 1
+
+
+class Identity(Frozen):
+    """Integer ids used as table rows directly."""
+
+    type: Literal["identity"] = "identity"
+    out_of_range: Literal["reject", "modulo"] = Field(
+        "reject",
+        description="An id outside [0, rows): an error naming the column, or wrapped into the table (counted).",
+    )
+
+
+class Hashed(Frozen):
+    """Integers or strings hashed into rows 1 .. rows-1; row 0 stands for null."""
+
+    type: Literal["hash"] = "hash"
+    seed: int = 0
+
+
+class Vocabulary(Frozen):
+    """Values seen at least `min_count` times get their own row, most frequent first; row 0 is unknown and null."""
+
+    type: Literal["vocabulary"] = "vocabulary"
+    min_count: int = Field(1, ge=1)
+
+
+class Bucketised(Frozen):
+    """A number put into buckets at fitted quantiles or at given boundaries; row 0 stands for null."""
+
+    type: Literal["bucketise"] = "bucketise"
+    buckets: int = Field(16, ge=2, description="How many quantile buckets to fit when `boundaries` is left out.")
+    boundaries: tuple[float, ...] = ()
+
+
+Encoding = Annotated[Identity | Hashed | Vocabulary | Bucketised, Field(discriminator="type")]
+
+
+class CategoricalFeature(_Column):
+    """An id, or a list of ids (multi-hot), looked up in an embedding table and pooled to one vector."""
+
+    kind: Literal["categorical"] = "categorical"
+    table: Name | Literal[""] = Field(
+        "", description="Embedding table; its own, named after the feature, when left out."
+    )
+    encoding: Encoding = Hashed()
+    multi_hot: bool = Field(False, description="The column holds lists of ids.")
+    pooling: Literal["sum", "mean", "sqrtn"] = Field("sum", description="How the vectors of a list become one.")
+    weights: str = Field("", description="Column of per-id weights, a list as long as the ids'.")
+
+    @property
+    def table_name(self) -> str:
+        """Name of the embedding table the feature looks up."""
+        return self.table or self.name
+
+    @property
+    def weighted(self) -> bool:
+        """Whether ids carry a weight other than one."""
+        return bool(self.weights) or (self.multi_hot and self.pooling != "sum")
+
+    @model_validator(mode="after")
+    def _only_lists_are_pooled(self) -> Self:
+        if not self.multi_hot and (self.weights or self.pooling != "sum"):
+            raise ValueError("`pooling` and `weights` need `multi_hot: true`")
+        return self
+
+
+Feature = Annotated[DenseFeature | CategoricalFeature, Field(discriminator="kind")]
+
+
+class Table(Frozen):
+    """One embedding table; `None` fields take the value of the run's defaults."""
+
+    rows: int | None = Field(None, ge=2, description="Rows; left out: what the fitted vocabulary or buckets need.")
+    dim: int | None = Field(None, ge=1, description="Width of a row; left out: `schema.embedding_dim`.")
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = None
+    learning_rate: float | None = Field(None, gt=0)
+    init_scale: float | None = Field(
+        None, ge=0, description="Rows start uniform in [-s, s]; left out: s = 1 / sqrt(rows)."
+    )
+    sharding: Literal["auto", "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise"] = "auto"
+
+
+class ColumnSpace(Frozen):
+    """A sample space given by a boolean column or expression."""
+
+    column: Expression
+
+
+SampleSpace = str | ColumnSpace
+
+
+class Task(Frozen):
+    """Label + sample space + loss + weight + group.
+
+    `given` is the sample space: `all`, the name of another task (its positives, inside its own space),
+    or `{column: expression}`. Rows outside it neither train the task nor score it [PLE, section 4.4].
+    """
+
+    name: Name
+    label: Expression = Field(description="A column, or an expression such as log1p(play_time_ms / 1000).")
+    loss: Literal["bce", "mse", "huber"] = "bce"
+    group: Literal["engagement", "satisfaction"] = "engagement"
+    given: SampleSpace = "all"
+    weight: float = Field(1.0, ge=0, description="w0 of the schedule w0 * gamma^t.")
+    gamma: float = Field(1.0, gt=0, description="Ratio of the weight's schedule; 1 keeps it constant.")
+
+    @property
+    def kind(self) -> Literal["binary", "regression"]:
+        """Binary tasks predict a probability, regression tasks a value."""
+        return "binary" if self.loss == "bce" else "regression"
+
+
+class Schema(Frozen):
+    """Everything the code knows about the columns of one data set."""
+
+    features: tuple[Feature, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    tables: dict[Name, Table] = {}
+    embedding_dim: int = Field(16, ge=1)
+    user: str = Field("", description="Column that GAUC groups by; left out: no GAUC.")
+
+    @property
+    def dense(self) -> tuple[DenseFeature, ...]:
+        """Dense features in declared order."""
+        return tuple(f for f in self.features if isinstance(f, DenseFeature))
+
+    @property
+    def categorical(self) -> tuple[CategoricalFeature, ...]:
+        """Categorical features in declared order."""
+        return tuple(f for f in self.features if isinstance(f, CategoricalFeature))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Task names in the order of every `[B, T]` tensor."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def dense_width(self) -> int:
+        """Width D of the dense block `[B, D]`, missing-value indicators included."""
+        return sum(feature.width for feature in self.dense)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of all pooled embeddings concatenated in feature order."""
+        return sum(self.dim(feature.table_name) for feature in self.categorical)
+
+    @property
+    def input_width(self) -> int:
+        """Width of x `[B, D]`: embeddings first, then the dense block."""
+        return self.embedding_width + self.dense_width
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any feature needs per-id weights (then all carry them)."""
+        return any(feature.weighted for feature in self.categorical)
+
+    def task(self, name: str) -> Task:
+        """The task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def table(self, name: str) -> Table:
+        """Declared settings of a table, or the defaults."""
+        return self.tables.get(name, Table())
+
+    def table_names(self) -> tuple[str, ...]:
+        """Every table in order of first use."""
+        return tuple(dict.fromkeys(feature.table_name for feature in self.categorical))
+
+    def dim(self, table: str) -> int:
+        """Embedding width of a table."""
+        return self.table(table).dim or self.embedding_dim
+
+    def columns(self) -> tuple[str, ...]:
+        """Every Parquet column the schema reads, labels included."""
+        return tuple(dict.fromkeys([*self.feature_columns(), *self._label_columns()]))
+
+    def feature_columns(self) -> tuple[str, ...]:
+        """The columns a serving request must carry."""
+        names = [f.source for f in self.features] + [f.weights for f in self.categorical if f.weights]
+        return tuple(dict.fromkeys(names))
+
+    def chain(self, task: Task) -> Iterator[Task]:
+        """The tasks whose positives bound the sample space of `task`, nearest first."""
+        while isinstance(task.given, str) and task.given != "all":
+            task = self.task(task.given)
+            yield task
+
+    def _label_columns(self) -> Iterator[str]:
+        for task in self.tasks:
+            yield from task.label.columns
+            if isinstance(task.given, ColumnSpace):
+                yield from task.given.column.columns
+        if self.user:
+            yield self.user
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _unique("feature", [feature.name for feature in self.features])
+        _unique("task", list(self.task_names))
+        for name in self.tables:
+            if name not in self.table_names():
+                raise ValueError(f"tables.{name}: no feature looks it up; expected one of {list(self.table_names())}")
+        for name in self.table_names():
+            if hasattr(ModuleDict, name):
+                raise ValueError(f"table {name!r}: torch reserves that name; set `table` of the feature to another one")
+        for task in self.tasks:
+            self._check_given(task)
+        return self
+
+    def _check_given(self, task: Task) -> None:
+        path, given = [task.name], task.given
+        while isinstance(given, str) and given != "all":
+            if given not in self.task_names:
+                expected = ["all", *self.task_names]
+                raise ValueError(f"task {path[-1]}: given: unknown task {given!r}; expected one of {expected}")
+            if given in path:
+                raise ValueError(f"task {task.name}: given: cycle {' -> '.join([*path, given])}; expected a chain")
+            parent = self.task(given)
+            if parent.kind != "binary":
+                raise ValueError(
+                    f"task {path[-1]}: given: {given!r} is a regression task; only positives bound a space"
+                )
+            path.append(given)
+            given = parent.given
+
+
+def _unique(what: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]!r} is declared twice; expected unique names")

@@ -1,0 +1,109 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "ranking").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+
+# A module may import what stands on a lower line, and its own package; packages on one line never import each other.
+LAYERS = [
+    ["ranking", "ranking.errors", "ranking.expression", "ranking.rows", "ranking.schema", "ranking.batch"],
+    ["ranking.distributed"],
+    ["ranking.nn", "ranking.objective", "ranking.metrics", "ranking.data"],
+    ["ranking.models"],
+    ["ranking.training", "ranking.tracking", "ranking.serving"],
+    ["ranking.config"],
+    ["pipelines"],
+]
+VOCABULARY = LAYERS[0]
+ENVIRONMENT_READERS = {"ranking/distributed/world.py", "ranking/config.py"}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package(name: str) -> str:
+    """The unit of the layers a module belongs to."""
+    parts = name.split(".")
+    return "pipelines" if parts[0] == "pipelines" else ".".join(parts[:2])
+
+
+def level(name: str) -> int:
+    return next(i for i, packages in enumerate(LAYERS) if package(name) in packages)
+
+
+def imports(path: Path) -> Iterator[str]:
+    known = {module(source) for source in SOURCES}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in ("ranking", "pipelines"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("ranking", "pipelines"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else str(node.module)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_imports_point_down(path: Path) -> None:
+    own = module(path)
+    for target in imports(path):
+        if package(target) == package(own) or (package(own) in VOCABULARY and package(target) in VOCABULARY):
+            continue
+        assert level(target) < level(own), f"{own} imports {target}"
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = {module(path): set(imports(path)) - {module(path)} for path in SOURCES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for target in graph.get(name, ()):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert len(done) >= len(graph)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_fit_a_reader(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_the_environment_is_read_in_two_places(path: Path) -> None:
+    reads = re.search(r"os\.environ|os\.getenv", path.read_text())
+    assert not reads or str(path.relative_to(ROOT)) in ENVIRONMENT_READERS
+
+
+@pytest.mark.parametrize("package_name", ["ranking.serving", "ranking.models", "ranking.nn", "ranking.data"])
+def test_what_serves_needs_no_torchrec(package_name: str) -> None:
+    """Everything reachable from the serving packages, without batch and distributed, runs without TorchRec."""
+    graph = {module(path): path for path in SOURCES}
+    waiting, seen = [name for name in graph if package(name) == package_name], set()
+    while waiting:
+        name = waiting.pop()
+        if name in graph and name not in seen:
+            seen.add(name)
+            assert not re.search(r"^\s*(from|import) (torchrec|fbgemm_gpu)", graph[name].read_text(), re.MULTILINE), (
+                name
+            )
+            waiting += imports(graph[name])
+    assert seen

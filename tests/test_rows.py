@@ -1,0 +1,92 @@
+"""Taking, cutting and dealing encoded rows, lists and their weights included."""
+
+import pytest
+import torch
+
+from ranking.rows import Ragged, Rows
+
+LISTS = [[1], [], [2, 3, 4], [5, 6], [], [7]]
+
+
+def ragged(lists, weighted):
+    values = torch.tensor([value for row in lists for value in row], dtype=torch.int64)
+    return Ragged(values, torch.tensor([len(row) for row in lists]), values / 2 if weighted else None)
+
+
+def rows(numbers, weighted=True):
+    """Row n carries n in every tensor and LISTS[n] in its list."""
+    n = torch.tensor(numbers, dtype=torch.int64)
+    column = n.float().view(-1, 1)
+    return Rows(
+        ids=n.view(-1, 1),
+        lists=(ragged([LISTS[i] for i in numbers], weighted),),
+        dense=column,
+        labels=column,
+        observed=column > 0,
+        masks=column > 0,
+        groups=n,
+        index=n,
+        weights=n.float(),
+    )
+
+
+def same(got, expected):
+    for name in ("ids", "dense", "labels", "observed", "masks", "groups", "index", "weights"):
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=0, atol=0)
+    for one, other in zip(got.lists, expected.lists, strict=True):
+        assert torch.equal(one.values, other.values)
+        assert torch.equal(one.lengths, other.lengths)
+        assert (one.weights is None and other.weights is None) or torch.equal(one.weights, other.weights)
+
+
+@pytest.fixture(params=[False, True], ids=["unweighted", "weighted"])
+def weighted(request):
+    return request.param
+
+
+@pytest.mark.parametrize("index", [[], [2], [5, 0, 2, 2, 1], [0, 1, 2, 3, 4, 5]])
+def test_take_gathers_whole_rows(index, weighted):
+    same(rows(range(6), weighted).take(torch.tensor(index, dtype=torch.int64)), rows(index, weighted))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 6), (1, 4), (5, 6)])
+def test_slice_is_a_run_of_rows(start, stop, weighted):
+    same(rows(range(6), weighted).slice(start, stop), rows(range(start, stop), weighted))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_split_cuts_into_runs(size, weighted):
+    parts = rows(range(6), weighted).split(size)
+    assert len(parts) == 6 // size
+    for place, part in enumerate(parts):
+        same(part, rows(range(place * size, (place + 1) * size), weighted))
+
+
+def test_split_copies_nothing():
+    whole = rows(range(6))
+    assert whole.split(2)[1].ids.data_ptr() == whole.ids[2:].data_ptr()
+    assert whole.split(2)[1].lists[0].values.data_ptr() == whole.lists[0].values[1:].data_ptr()
+
+
+def test_cat_puts_one_part_after_another(weighted):
+    same(Rows.cat([rows([3, 1], weighted), rows([], weighted), rows([0], weighted)]), rows([3, 1, 0], weighted))
+
+
+def test_interleave_deals_the_runs_of_the_parts_in_turn(weighted):
+    dealt = Rows.interleave([rows([0, 1, 2, 3], weighted), rows([5, 4, 2, 0], weighted)], runs=2)
+    same(dealt, rows([0, 1, 5, 4, 2, 3, 2, 0], weighted))
+    same(Rows.interleave([rows([2, 0], weighted)], runs=2), rows([2, 0], weighted))
+
+
+def test_rows_without_lists_are_split_and_dealt():
+    whole = Rows(**{**rows(range(6)).__dict__, "lists": ()})
+    same(whole.split(3)[1], Rows(**{**rows(range(3, 6)).__dict__, "lists": ()}))
+    assert Rows.interleave([whole, whole], runs=3).index.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5]
+
+
+def test_padding_weighs_nothing_and_observes_nothing(weighted):
+    padding = rows(range(6), weighted).padding(2)
+    assert padding.index.tolist() == [-1, -1]
+    assert padding.lists[0].lengths.tolist() == [0, 0]
+    assert not any(tensor.any() for tensor in (padding.weights, padding.masks, padding.observed, padding.labels))
+    same(Rows.cat([rows([2], weighted), padding]).slice(0, 1), rows([2], weighted))
