@@ -1,0 +1,1 @@
+"""From Parquet files to encoded rows: manifest, plan, decoding, transforms and the encoder."""

@@ -1,0 +1,131 @@
+"""The four ways from raw ids to table rows: identity, hash, vocabulary, buckets; whole columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ranking.data.columns import Column, Float64, null_mask
+from ranking.data.hashing import Int64, UInt64, hash_keys, integers, to_rows
+from ranking.data.transforms import Transforms
+from ranking.errors import InputError
+from ranking.schema import Bucketised, CategoricalFeature, Hashed, Identity, Schema, Vocabulary
+
+Count = Callable[[str, int], None]
+Code = Callable[[Column, Count], Int64]  # rows [N] of the ids [N], possibly read-only; tells what it met how often
+
+
+class KeyIndex:
+    """Vocabulary: row i + 1 for key i, found by 64 bits (the integer, or the hash of the string); row 0 for others.
+
+    Raises:
+        InputError: a key stands twice in `keys`.
+    """
+
+    def __init__(self, table: str, keys: pa.Array) -> None:
+        """Index the distinct `keys`."""
+        self.table = table
+        self.type = keys.type
+        self.size = len(keys)
+        self._index = pd.Index(_key_bits(keys))
+        if not self._index.is_unique:
+            raise InputError(f"vocabulary of table {table!r}: a key twice; expected distinct keys")
+        self._index.get_indexer(self._index[:1])  # builds the hash table before threads share it
+
+    def __call__(self, column: Column, count: Count) -> Int64:
+        """Rows `[N]` of the column's keys."""
+        keys = column.keys()
+        missing = null_mask(keys)
+        if self.size and keys.type != self.type and keys.null_count < len(keys):
+            raise column.wrong_type(f"{self.type}, as the vocabulary of table {self.table!r} was fitted on")
+        rows: Int64 = self._index.get_indexer(pd.Index(_key_bits(keys))).astype(np.int64)
+        rows += 1
+        if missing is not None:
+            rows[missing] = 0
+            count("null", keys.null_count)
+        count("unknown", len(keys) - keys.null_count - int(np.count_nonzero(rows)))
+        return rows
+
+
+def _key_bits(keys: pa.Array) -> UInt64:
+    return hash_keys(keys) if pa.types.is_large_string(keys.type) else integers(keys).view(np.uint64)
+
+
+@dataclass(frozen=True)
+class _HashCode:
+    """Rows 1 .. rows-1 by hash; row 0 for null."""
+
+    rows: int
+    seed: int
+
+    def __call__(self, column: Column, count: Count) -> Int64:
+        keys = column.keys()
+        rows = to_rows(hash_keys(keys, self.seed), self.rows)
+        missing = null_mask(keys)
+        if missing is not None:
+            rows[missing] = 0
+            count("null", keys.null_count)
+        return rows
+
+
+@dataclass(frozen=True)
+class _IdentityCode:
+    """The id is the row."""
+
+    rows: int
+    wrap: bool
+
+    def __call__(self, column: Column, count: Count) -> Int64:
+        keys = column.keys()
+        if pa.types.is_large_string(keys.type):
+            raise column.wrong_type("integers, as identity says; hash and vocabulary take strings")
+        missing = null_mask(keys)
+        if missing is not None:
+            raise column.bad(int(missing.argmax()), "an id: identity has no row for null, use hash or vocabulary")
+        ids = integers(keys)
+        if pa.types.is_uint64(column.values.type):
+            ids = ids.view(np.uint64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.rows):
+            outside = (ids < 0) | (ids >= self.rows)
+            if not self.wrap:
+                raise column.bad(int(outside.argmax()), f"an id in [0, {self.rows})")
+            count("out_of_range", int(outside.sum()))
+            ids = np.mod(ids, ids.dtype.type(self.rows))
+        return ids.view(np.int64)
+
+
+@dataclass(frozen=True)
+class _BucketCode:
+    """1 + how many boundaries are <= the number; row 0 for null."""
+
+    boundaries: Float64
+
+    def __call__(self, column: Column, count: Count) -> Int64:
+        values = column.numbers()
+        rows: Int64 = np.searchsorted(self.boundaries, values, side="right")
+        rows += 1
+        missing = np.isnan(values)
+        if missing.any():
+            rows[missing] = 0
+            count("null", int(missing.sum()))
+        return rows
+
+
+def code_of(
+    feature: CategoricalFeature, schema: Schema, transforms: Transforms, indexes: Mapping[str, KeyIndex]
+) -> Code:
+    """The code of one feature; `indexes` by table name are shared by the features that share a table."""
+    rows = transforms.table_rows(schema, feature.table_name)
+    match feature.encoding:
+        case Identity(out_of_range=rule):
+            return _IdentityCode(rows, rule == "modulo")
+        case Hashed(seed=seed):
+            return _HashCode(rows, seed)
+        case Vocabulary():
+            return indexes[feature.table_name]
+        case Bucketised():
+            return _BucketCode(np.array(transforms.boundaries[feature.name]))

@@ -1,0 +1,204 @@
+"""Raw columns read by name and by meaning (numbers, keys, lists), with errors that name column, row and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ranking.data.hashing import Int64
+from ranking.errors import InputError
+
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of one column, or the ids of a column of lists one after another.
+
+    Attributes:
+        name: the column's name.
+        values: `[N]` Arrow array, never dictionary-encoded.
+        row: row number of the value at a position, for messages.
+        what: what the name names, for messages.
+    """
+
+    name: str
+    values: pa.Array
+    row: Callable[[int], int]
+    what: str = "column"
+
+    def bad(self, position: int, expected: str) -> InputError:
+        """The error for the value at `position`."""
+        got = self.values[position].as_py()
+        return InputError(f"{self.what} {self.name!r}, row {self.row(position)}: got {got!r}; expected {expected}")
+
+    def wrong_type(self, expected: str) -> InputError:
+        """The error for a column of another type than `expected`."""
+        return InputError(f"{self.what} {self.name!r}: got type {self.values.type}; expected {expected}")
+
+    def numbers(self) -> Float64:
+        """`[N]` float64, NaN at nulls; possibly read-only.
+
+        Raises:
+            InputError: the column is not of integers, floats, decimals or booleans.
+        """
+        if not _is_number(self.values.type):
+            raise self.wrong_type("numbers or booleans")
+        numbers: Float64 = pc.cast(self.values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return numbers
+
+    def finite(self) -> Float64:
+        """As `numbers`, NaN only where missing.
+
+        Raises:
+            InputError: also for an infinite value, or one that float32 cannot hold.
+        """
+        numbers = self.numbers()
+        bad = np.abs(numbers) > FLOAT32_MAX
+        if bad.any():
+            raise self.bad(int(bad.argmax()), "a finite number that fits float32")
+        return numbers
+
+    def keys(self) -> pa.Array:
+        """`[N]` int64 or large_string, null where the value is null or NaN. Unsigned 64-bit keys keep their bits.
+
+        Raises:
+            InputError: neither integers nor strings, or a float that is no whole number.
+        """
+        kind = self.values.type
+        if pa.types.is_int64(kind) or pa.types.is_large_string(kind):
+            return self.values
+        if _is_string(kind):
+            return pc.cast(self.values, pa.large_string())
+        if pa.types.is_uint64(kind):
+            return self.values.view(pa.int64())
+        if not _is_number(kind):
+            raise self.wrong_type("integers or strings")
+        return self._whole()
+
+    def _whole(self) -> pa.Array:
+        values = _nan_to_null(self.values)
+        try:
+            return pc.cast(values, pa.int64())
+        except pa.ArrowInvalid:
+            numbers = self.numbers()
+            bad = (numbers != np.floor(numbers)) & ~np.isnan(numbers) | (np.abs(numbers) >= 2**63)
+            raise self.bad(int(bad.argmax()), "whole numbers within 64 bits") from None
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A column of lists.
+
+    Attributes:
+        name: the column's name.
+        values: `[V]` Arrow array, all lists one after another; NaN is null.
+        lengths: `[N]` int64, values in each row's list.
+        row: row number of the list at a position, for messages.
+    """
+
+    name: str
+    values: pa.Array
+    lengths: Int64
+    row: Callable[[int], int]
+
+    @property
+    def column(self) -> Column:
+        """The values as a column that knows the row each is in."""
+        return Column(self.name, self.values, lambda p: self.row(int(self.lengths.cumsum().searchsorted(p, "right"))))
+
+    def present(self) -> tuple[Lists, Bool | None]:
+        """The lists without their nulls, and which of the values `[V]` were kept, None when all."""
+        null = null_mask(self.values)
+        if null is None:
+            return self, None
+        rows = np.repeat(np.arange(self.lengths.size), self.lengths)
+        lengths = np.bincount(rows[~null], minlength=self.lengths.size)
+        return Lists(self.name, self.values.drop_null(), lengths, self.row), ~null
+
+
+class Block:
+    """A slice of raw rows.
+
+    Args:
+        table: columns as Parquet, pandas or a request gave them.
+        index: `[N]` row numbers for messages; positions in `table` when left out.
+    """
+
+    def __init__(self, table: pa.Table, index: Int64 | None = None) -> None:
+        """Wrap; nothing is read yet."""
+        self.table = table
+        self.index = index
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return int(self.table.num_rows)
+
+    def column(self, name: str) -> Column:
+        """The column, one value a row.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        return Column(name, plain(self._array(name)), self.row)
+
+    def lists(self, name: str) -> Lists:
+        """The column of lists; a null list is an empty one.
+
+        Raises:
+            InputError: there is no such column, or it holds no lists.
+        """
+        array = self._array(name)
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.list_(pa.int64()))
+        if not _is_list(array.type):
+            raise Column(name, array, self.row).wrong_type("lists")
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
+        return Lists(name, _nan_to_null(plain(pc.list_flatten(array))), lengths, self.row)
+
+    def _array(self, name: str) -> pa.Array:
+        place = self.table.schema.get_field_index(name)
+        if place < 0:
+            raise InputError(f"column {name!r}: missing or repeated; expected once, got {self.table.column_names}")
+        return self.table.column(place).combine_chunks()
+
+    def row(self, position: int) -> int:
+        """Number of the row at `position`."""
+        return position if self.index is None else int(self.index[position])
+
+
+def null_mask(array: pa.Array) -> Bool | None:
+    """`[N]` bool, true at nulls, or None when there are none."""
+    return array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The array without its dictionary, if it has one."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _nan_to_null(values: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    checks = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    return any(check(kind) for check in checks)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))

@@ -1,0 +1,195 @@
+"""The one encoder of training and serving: raw Arrow columns to table rows, scaled numbers, labels and masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ranking.data.codes import Count, KeyIndex, code_of
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float64, Lists
+from ranking.data.hashing import Int64
+from ranking.data.targets import groups, targets
+from ranking.data.transforms import Statistics, Transforms, compress
+from ranking.errors import InputError
+from ranking.rows import Ragged, Rows
+from ranking.schema import CategoricalFeature, DenseFeature, Schema
+
+Features = tuple[Tensor, tuple[Ragged, ...], Tensor]
+
+
+class Encoder:
+    """Encodes raw rows by a schema and what was fitted for it. Any number of threads may share one.
+
+    Attributes:
+        counters: how many values were `<feature>/null`, `<feature>/unknown` (not in the vocabulary) or
+            `<feature>/out_of_range` (wrapped), and labels `<task>/unobserved`, since construction.
+    """
+
+    def __init__(self, schema: Schema, transforms: Transforms) -> None:
+        """Prepare lookups.
+
+        Raises:
+            InputError: the transforms do not fit the schema.
+        """
+        transforms.check(schema)
+        self.schema = schema
+        self.transforms = transforms
+        self.counters: Counter[str] = Counter()
+        self._lock = Lock()
+        self._single = tuple(f for f in schema.categorical if not f.multi_hot)
+        self._multi = tuple(f for f in schema.categorical if f.multi_hot)
+        indexes = {table: KeyIndex(table, keys) for table, keys in transforms.vocabularies.items()}
+        self._codes = {f.name: code_of(f, schema, transforms, indexes) for f in schema.categorical}
+
+    def features(self, table: pa.Table, index: Tensor | None = None) -> Features:
+        """Encode what a request carries; labels need not be there.
+
+        Args:
+            table: N rows with at least `schema.feature_columns()`.
+            index: `[N]` int64 row numbers for messages; positions in `table` when left out.
+
+        Returns:
+            ids `[N, S]` int64; the multi-hot features; dense `[N, D]` float32, never NaN.
+
+        Raises:
+            InputError: naming column and, where a value is to blame, its row and the value.
+        """
+        return self._features(Block(table, None if index is None else index.numpy()))
+
+    def rows(self, table: pa.Table, index: Tensor) -> Rows:
+        """Encode N rows whole; `index` `[N]` int64 are their numbers in the manifest.
+
+        Raises:
+            InputError: as `features`, and for labels.
+        """
+        block = Block(table, index.numpy())
+        ids, lists, dense = self._features(block)
+        labels, observed, masks = targets(self.schema, block, self._count)
+        return Rows(
+            ids=ids,
+            lists=lists,
+            dense=dense,
+            labels=labels,
+            observed=observed,
+            masks=masks,
+            groups=groups(self.schema, block),
+            index=index,
+            weights=torch.ones(len(block)),
+        )
+
+    def _features(self, block: Block) -> Features:
+        ids = np.empty((len(block), len(self._single)), np.int64)
+        for place, feature in enumerate(self._single):
+            ids[:, place] = self.ids(feature, block)
+        lists = tuple(self.ragged(feature, block) for feature in self._multi)
+        dense, place = np.empty((len(block), self.schema.dense_width), np.float32), 0
+        for number in self.schema.dense:
+            dense[:, place : place + number.width] = self.dense(number, block)
+            place += number.width
+        return torch.from_numpy(ids), lists, torch.from_numpy(dense)
+
+    def ids(self, feature: CategoricalFeature, block: Block) -> Int64:
+        """Table rows `[N]` of one single-valued feature; possibly read-only."""
+        column = block.column(feature.source)
+        return self._codes[feature.name](column, self._counted(feature.name))
+
+    def ragged(self, feature: CategoricalFeature, block: Block) -> Ragged:
+        """Table rows and weights of one multi-hot feature, its pooling folded into the weights."""
+        lists = block.lists(feature.source)
+        present, kept = lists.present()
+        self._count(f"{feature.name}/null", len(lists.values) - len(present.values))
+        rows = self._codes[feature.name](present.column, self._counted(feature.name))
+        values, lengths = torch.from_numpy(np.require(rows, requirements="W")), torch.from_numpy(present.lengths)
+        if not self.schema.weighted:
+            return Ragged(values, lengths)
+        weights = _declared(feature, block, lists, kept) if feature.weights else np.ones(rows.size)
+        return Ragged(values, lengths, torch.from_numpy(_pooled(feature, present.lengths, weights)))
+
+    def dense(self, feature: DenseFeature, block: Block) -> npt.NDArray[np.float32]:
+        """Inputs `[N, width]` of one dense feature, the indicator after the number."""
+        out = np.empty((len(block), feature.width), np.float32)
+        column = block.column(feature.source)
+        statistics = self.transforms.statistics[feature.name]
+        values = compress(feature, column.finite())
+        missing = np.isnan(values)
+        if missing.any():
+            if feature.null == "reject":
+                raise column.bad(int(missing.argmax()), "a number, as `null: reject` says")
+            self._count(f"{feature.name}/null", int(missing.sum()))
+            values = np.where(missing, statistics.mean if feature.null == "mean" else 0.0, values)
+        out[:, 0] = _scale(feature, statistics, values)
+        if feature.indicator:
+            out[:, 1] = missing
+        return out
+
+    def _counted(self, feature: str) -> Count:
+        return lambda what, number: self._count(f"{feature}/{what}", number)
+
+    def _count(self, key: str, number: int) -> None:
+        if number:
+            with self._lock:
+                self.counters[key] += number
+
+
+def as_table(data: pa.Table | pd.DataFrame | Mapping[str, object]) -> pa.Table:
+    """A request as an Arrow table: a table, a data frame (lists in its cells), or columns by name.
+
+    Raises:
+        InputError: a column mixes types.
+    """
+    try:
+        if isinstance(data, pa.Table):
+            return data
+        if isinstance(data, pd.DataFrame):
+            return pa.Table.from_pandas(data, preserve_index=False)
+        return pa.table({name: pa.array(values, from_pandas=True) for name, values in data.items()})
+    except pa.ArrowException as error:
+        text = "; ".join(str(part) for part in error.args)
+        raise InputError(f"{text}; expected numbers, strings or lists of them, one type a column") from None
+
+
+def _scale(feature: DenseFeature, fitted: Statistics, values: Float64) -> Float64:
+    """`values` `[N]` by the feature's rule; all 0 where the fitted column was constant."""
+    if feature.scale == "none":
+        return values
+    if fitted.minimum >= fitted.maximum:
+        return np.zeros_like(values)
+    if feature.scale == "minmax":
+        return np.clip((values - fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0, 1.0)
+    return np.clip((values - fitted.mean) / fitted.std, -FLOAT32_MAX, FLOAT32_MAX)
+
+
+def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool | None) -> Float64:
+    """The per-id weights `[V]` of the feature's `weights` column, without those of null ids."""
+    lists = block.lists(feature.weights)
+    unequal = lists.lengths != ids.lengths
+    if unequal.any():
+        place = int(unequal.argmax())
+        raise InputError(
+            f"column {feature.weights!r}, row {block.row(place)}: got {lists.lengths[place]} weights; "
+            f"expected {ids.lengths[place]}, one for each id in column {feature.source!r}"
+        )
+    weights = lists.column.finite()
+    missing = np.isnan(weights) if kept is None else np.isnan(weights) & kept
+    if missing.any():
+        raise lists.column.bad(int(missing.argmax()), "a number")
+    return weights if kept is None else weights[kept]
+
+
+def _pooled(feature: CategoricalFeature, lengths: Int64, weights: Float64) -> npt.NDArray[np.float32]:
+    """Per-id weights `[V]` after pooling: w, w / sum(w) or w / sqrt(sum(w^2)) of each list; 0 where the sum is 0."""
+    if feature.pooling != "sum":
+        rows = np.repeat(np.arange(lengths.size), lengths)
+        terms = weights if feature.pooling == "mean" else np.square(weights)
+        total = np.bincount(rows, terms, lengths.size)
+        norm = (total if feature.pooling == "mean" else np.sqrt(total))[rows]
+        weights = np.divide(weights, norm, out=np.zeros_like(weights), where=norm != 0)
+    return np.clip(weights, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)

@@ -1,0 +1,95 @@
+"""Labels, and the masks that say which rows train and score each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, null_mask, plain
+from ranking.data.hashing import hash_keys, integers
+from ranking.errors import InputError
+from ranking.expression import Expression
+from ranking.schema import ColumnSpace, Schema, Task
+
+Count = Callable[[str, int], None]
+
+
+def targets(schema: Schema, block: Block, count: Count) -> tuple[Tensor, Tensor, Tensor]:
+    """Evaluate every task's label and sample space.
+
+    Args:
+        schema: its tasks are the columns of the results.
+        block: N raw rows.
+        count: told `<task>/unobserved` and how many labels are null, NaN or infinite.
+
+    Returns:
+        labels `[N, T]` float32, 0 where not observed; observed `[N, T]` bool; masks `[N, T]` bool.
+
+    Raises:
+        InputError: a column is missing or of a wrong type, or a binary label is neither 0 nor 1.
+    """
+    shape = (len(block), len(schema.tasks))
+    labels, observed, masks = np.zeros(shape, np.float32), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    for place, task in enumerate(schema.tasks):
+        labels[:, place], observed[:, place] = _label(task, block)
+        count(f"{task.name}/unobserved", len(block) - int(observed[:, place].sum()))
+    positive = {task.name: observed[:, i] & (labels[:, i] == 1) for i, task in enumerate(schema.tasks)}
+    for place, task in enumerate(schema.tasks):
+        masks[:, place] = observed[:, place] & _space(schema, task, block, positive)
+    return torch.from_numpy(labels), torch.from_numpy(observed), torch.from_numpy(masks)
+
+
+def groups(schema: Schema, block: Block) -> Tensor:
+    """The user of every row `[N]` int64: integers as they are, strings hashed, null -1; zeros without a user column."""
+    if not schema.user:
+        return torch.zeros(len(block), dtype=torch.int64)
+    column = block.column(schema.user)
+    keys = column.keys()
+    ids = hash_keys(keys).view(np.int64) if pa.types.is_large_string(keys.type) else integers(keys).copy()
+    null = null_mask(keys)
+    if null is not None:
+        ids[null] = -1
+    return torch.from_numpy(ids)
+
+
+def _label(task: Task, block: Block) -> tuple[Float64, Bool]:
+    column = _evaluate(task.label, block, f"task {task.name!r}: label")
+    values = column.numbers()
+    observed = np.abs(values) <= FLOAT32_MAX  # false for NaN
+    if task.kind == "binary":
+        _refuse(column, observed & (values != 0) & (values != 1))
+    return np.where(observed, values, 0.0), observed
+
+
+def _space(schema: Schema, task: Task, block: Block, positive: dict[str, Bool]) -> Bool:
+    """Rows inside the sample space: those of `given`, or positives of every task up the chain."""
+    if isinstance(task.given, ColumnSpace):
+        column = _evaluate(task.given.column, block, f"task {task.name!r}: given")
+        values = column.numbers()
+        _refuse(column, (values != 0) & (values != 1) & ~np.isnan(values))
+        return np.equal(values, 1)
+    if task.given == "all":
+        return np.ones(len(block), np.bool_)
+    parent = schema.task(task.given)
+    return positive[parent.name] & _space(schema, parent, block, positive)
+
+
+def _evaluate(expression: Expression, block: Block, where: str) -> Column:
+    columns = {name: block.column(name).values for name in expression.columns}
+    try:
+        result = expression(columns)
+    except pa.ArrowException as error:
+        types = ", ".join(f"{name}: {values.type}" for name, values in columns.items())
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{where} {str(expression)!r}: got {types}; expected what it can use ({reason})") from None
+    values = pa.repeat(result, len(block)) if isinstance(result, pa.Scalar) else plain(result)
+    return Column(str(expression), values, block.row, where)
+
+
+def _refuse(column: Column, bad: Bool) -> None:
+    if bad.any():
+        raise column.bad(int(bad.argmax()), "0 or 1")

@@ -1,0 +1,111 @@
+"""Writing data sets: hive-partitioned Parquet that appears under its name whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from ranking.errors import InputError
+from ranking.schema import Frozen
+
+
+class WriterConfig(Frozen):
+    """How a data set is written."""
+
+    row_group_rows: int = Field(
+        4096, ge=1, description="Most rows of a row group; the loader permutes row groups, so a file needs several."
+    )
+    overwrite: bool = Field(False, description="Replace a data set that is already there.")
+
+
+@contextmanager
+def replacing(directory: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A new directory beside `directory` that takes its name when the block ends, and vanishes when it raises.
+
+    Readers never see a half-written data set. A killed process leaves only a hidden sibling `.<name>.<hex>` behind.
+
+    Args:
+        directory: local path; its parents are made.
+        overwrite: replace what is there; else `directory` must be missing or empty.
+
+    Raises:
+        InputError: `directory` is a file, or holds something and `overwrite` is false.
+    """
+    _refuse_occupied(directory, overwrite)
+    new = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+    new.mkdir(parents=True)
+    try:
+        yield new
+        _refuse_occupied(directory, overwrite)  # another job may have finished first
+        _swap(new, directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_dataset(tables: Iterable[pa.Table], directory: Path, partition: str, config: WriterConfig) -> None:
+    """Write `<directory>/<partition>=<value>/part-<i>.parquet`: zstd, with page checksums, in bounded row groups.
+
+    Args:
+        tables: written one after another, rows in their order; a value seen again gets a further part.
+        directory: local path, replaced as a whole at the end.
+        partition: column that names the directory of a row and is left out of the files; its values become strings.
+        config: row groups, and whether to replace.
+
+    Raises:
+        InputError: as `replacing`, or a table lacks `partition` or has a null in it.
+    """
+    parts: Counter[str] = Counter()
+    with replacing(directory, config.overwrite) as new:
+        for value, rows in (piece for table in tables for piece in _split(table, partition)):
+            folder = new / f"{partition}={quote(value, safe='')}"
+            folder.mkdir(exist_ok=True)
+            pq.write_table(
+                rows,
+                folder / f"part-{parts[value]}.parquet",
+                row_group_size=config.row_group_rows,
+                compression="zstd",
+                write_page_checksum=True,
+            )
+            parts[value] += 1
+
+
+def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+    if column not in table.column_names:
+        raise InputError(f"partition column {column!r}: missing; got columns {table.column_names}")
+    values = pc.cast(table[column], pa.string())
+    if values.null_count:
+        raise InputError(f"partition column {column!r}: got {values.null_count} nulls; expected a value in every row")
+    rest = table.drop_columns([column])
+    for value in pc.unique(values):
+        yield value.as_py(), rest.filter(pc.equal(values, value))
+
+
+def _refuse_occupied(directory: Path, overwrite: bool) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: got a file; expected a directory to write to")
+    if not overwrite and directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory}: not empty; expected a new directory, or `overwrite: true` to replace it")
+
+
+def _swap(new: Path, directory: Path) -> None:
+    if not directory.exists():
+        new.rename(directory)
+        return
+    old = directory.with_name(f"{new.name}.old")
+    directory.rename(old)  # a directory cannot be renamed over one that holds files
+    try:
+        new.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old)

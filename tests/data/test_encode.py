@@ -1,0 +1,397 @@
+"""The encoder of training and serving: every encoding, pooling, scale, label and sample space; errors that name."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from ranking.data.encode import Encoder, as_table
+from ranking.data.transforms import Transforms
+from ranking.errors import InputError
+from ranking.schema import Schema
+
+CLICK = {"name": "click", "label": "click"}
+
+
+def dense(name, **options):
+    return {"kind": "dense", "name": name, **options}
+
+
+def ids(name, encoding="hash", encoding_options=None, **options):
+    return {"kind": "categorical", "name": name, "encoding": {"type": encoding, **(encoding_options or {})}, **options}
+
+
+def encoder_of(*features, fit=None, rows=10, tasks=(CLICK,), **options):
+    """An encoder fitted on `fit`; every table that needs declared rows has `rows`."""
+    features = [*features] or [dense("unused")]
+    names = {f.get("table") or f["name"] for f in features if f.get("encoding", {}).get("type") in ("hash", "identity")}
+    schema = Schema(features=features, tasks=tasks, tables={name: {"rows": rows} for name in names}, **options)
+    count = max(map(len, fit.values())) if fit else 0
+    empty = {name: pa.nulls(count) for name in schema.feature_columns()}
+    return Encoder(schema, Transforms.fit(schema, [pa.table(empty | (fit or {}))]))
+
+
+def encode(feature, values, **options):
+    """Table rows of one single-valued feature, and the counters."""
+    encoder = encoder_of(feature, **options)
+    return encoder.features(pa.table({feature["name"]: values}))[0][:, 0].tolist(), encoder.counters
+
+
+def lists(feature, values, extra=None, **options):
+    """Rows, lengths and weights of one multi-hot feature."""
+    encoder = encoder_of(feature, **options)
+    _, (ragged,), _ = encoder.features(pa.table({feature["name"]: values, **(extra or {})}))
+    weights = None if ragged.weights is None else ragged.weights.tolist()
+    return ragged.values.tolist(), ragged.lengths.tolist(), weights
+
+
+def numbers(feature, values, fit):
+    encoder = encoder_of(feature, fit={feature["name"]: fit})
+    found = encoder.features(pa.table({feature["name"]: values}))[2]
+    assert found.dtype == torch.float32
+    return found.tolist()
+
+
+# Hashes and ids
+
+
+def test_hash_rows_are_known():
+    assert encode(ids("f"), [0, 1, -1, None], rows=1000) == ([883, 566, 894, 0], {"f/null": 1})
+    assert encode(ids("f"), ["", "a", None], rows=1000) == ([883, 367, 0], {"f/null": 1})
+
+
+def test_the_same_value_gives_the_same_row_in_features_that_share_a_table():
+    encoder = encoder_of(ids("a", table="t"), ids("b", table="t"), ids("c", table="t", multi_hot=True), rows=1000)
+    found, (ragged,), _ = encoder.features(pa.table({"a": ["x", "y"], "b": ["y", "x"], "c": [["x"], ["y"]]}))
+    assert found[0].tolist() == found[1].flip(0).tolist()
+    assert ragged.values.tolist() == found[:, 0].tolist()
+
+
+def test_another_seed_gives_other_rows():
+    values = list(range(100))
+    assert encode(ids("f"), values, rows=1000)[0] != encode(ids("f", "hash", {"seed": 1}), values, rows=1000)[0]
+
+
+INTEGER_TYPES = [
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    *(pa.float32(), pa.float64(), pa.decimal128(21, 2), pa.dictionary(pa.int8(), pa.int64())),
+]
+
+
+@pytest.mark.parametrize("kind", INTEGER_TYPES, ids=str)
+@pytest.mark.parametrize("encoding", ["identity", "hash", "vocabulary"])
+def test_whole_numbers_of_any_type_give_the_same_rows(kind, encoding):
+    values = pa.array([3, 1, 4, 1, 5])
+    fit = {"f": [4, 4, 3, 1]}
+    typed = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    assert encode(ids("f", encoding), typed, fit=fit)[0] == encode(ids("f", encoding), values, fit=fit)[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+@pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
+def test_strings_of_any_type_give_the_same_rows(kind, encoding):
+    values = pa.array(["b", None, "a", "unseen"])
+    typed = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    fit = {"f": ["a", "a", "b"]}
+    assert encode(ids("f", encoding), typed, fit=fit)[0] == encode(ids("f", encoding), values, fit=fit)[0]
+
+
+def test_chunks_may_have_different_dictionaries():
+    chunks = pa.chunked_array([pa.array(["b", None]).dictionary_encode(), pa.array(["a", "b"]).dictionary_encode()])
+    assert encode(ids("f", "vocabulary"), chunks, fit={"f": ["a", "a", "b"]})[0] == [2, 0, 1, 2]
+
+
+def test_booleans_are_ids_too():
+    assert encode(ids("f", "identity"), [True, False])[0] == [1, 0]
+
+
+def test_nan_in_a_float_column_of_ids_is_null():
+    assert encode(ids("f", "vocabulary"), [2.0, float("nan"), None], fit={"f": [2]}) == ([1, 0, 0], {"f/null": 2})
+
+
+def test_unsigned_ids_above_63_bits_hash():
+    assert len(set(encode(ids("f"), pa.array([2**64 - 1, 2**63, 1], pa.uint64()), rows=10_000)[0])) == 3
+
+
+# Errors of types and columns
+
+
+@pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
+def test_timestamps_are_no_ids(encoding):
+    when = pa.array([0], pa.timestamp("s"))
+    with pytest.raises(InputError, match=r"column 'f': got type timestamp\[s\]; expected integers or strings"):
+        encode(ids("f", encoding), when)
+
+
+def test_a_fractional_id_is_an_error():
+    with pytest.raises(InputError, match=r"column 'f', row 2: got 1.5; expected whole numbers"):
+        encode(ids("f"), [1.0, None, 1.5])
+
+
+def test_strings_are_no_identity():
+    with pytest.raises(InputError, match="column 'f': got type string; expected integers"):
+        encode(ids("f", "identity"), ["1"])
+
+
+def test_a_vocabulary_of_integers_takes_no_strings():
+    with pytest.raises(InputError, match="column 'f': got type string; expected int64, as the vocabulary of table 'f'"):
+        encode(ids("f", "vocabulary"), ["1"], fit={"f": [1]})
+
+
+def test_a_list_column_needs_multi_hot_and_the_reverse():
+    with pytest.raises(InputError, match=r"column 'f': got type list<[^\n]*; expected integers or strings"):
+        encode(ids("f"), [[1]])
+    with pytest.raises(InputError, match="column 'f': got type int64; expected lists"):
+        lists(ids("f", multi_hot=True), [1])
+
+
+def test_strings_are_no_numbers():
+    with pytest.raises(InputError, match="column 'x': got type string; expected numbers or booleans"):
+        numbers(dense("x"), ["1"], fit=[1.0])
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(InputError, match=r"column 'f': missing or repeated; expected once, got \['g'\]"):
+        encoder_of(ids("f")).features(pa.table({"g": [1]}))
+
+
+def test_rows_in_messages_are_those_of_the_manifest():
+    encoder = encoder_of(ids("f", "identity"))
+    with pytest.raises(InputError, match="column 'f', row 702: got 99"):
+        encoder.rows(pa.table({"f": [1, 2, 99], "click": [0, 0, 0]}), torch.arange(700, 703))
+
+
+# Encodings
+
+
+def test_identity_rejects_what_is_outside():
+    with pytest.raises(InputError, match=r"column 'f', row 1: got 10; expected an id in \[0, 10\)"):
+        encode(ids("f", "identity"), [9, 10, -1])
+    with pytest.raises(InputError, match=r"column 'f', row 0: got 18446744073709551615; expected an id in \[0, 10\)"):
+        encode(ids("f", "identity"), pa.array([2**64 - 1], pa.uint64()))
+
+
+def test_identity_wraps_by_the_mathematical_modulo_and_counts():
+    wrap = ids("f", "identity", {"out_of_range": "modulo"})
+    assert encode(wrap, [9, 10, -1, -21]) == ([9, 0, 9, 9], {"f/out_of_range": 3})
+    assert encode(wrap, pa.array([2**64 - 1], pa.uint64()))[0] == [(2**64 - 1) % 10]
+
+
+def test_identity_has_no_row_for_null():
+    with pytest.raises(InputError, match=r"column 'f', row 1: got None; expected an id: .* use hash or vocabulary"):
+        encode(ids("f", "identity"), [1, None])
+
+
+def test_vocabulary_gives_row_0_to_unknown_and_null():
+    found = encode(ids("f", "vocabulary"), ["b", "zzz", None, "a"], fit={"f": ["a", "a", "b"]})
+    assert found == ([2, 0, 0, 1], {"f/null": 1, "f/unknown": 1})
+
+
+def test_an_all_null_column_encodes_to_row_0():
+    for encoding in ("hash", "vocabulary", "bucketise"):
+        assert encode(ids("f", encoding), pa.nulls(2), fit={"f": [1, 2]})[0] == [0, 0]
+
+
+def test_buckets_are_closed_below_and_null_is_row_0():
+    feature = ids("f", "bucketise", {"boundaries": [1.0, 5.0]})
+    values = [0.9, 1.0, 4.9, 5.0, float("inf"), None, float("nan")]
+    assert encode(feature, values) == ([1, 2, 2, 3, 3, 0, 0], {"f/null": 2})
+
+
+# Multi-hot
+
+
+def test_null_lists_are_empty_and_nulls_inside_are_dropped():
+    feature = ids("f", "identity", multi_hot=True)
+    assert lists(feature, [[1, None, 2], None, [], [None], [3]]) == ([1, 2, 3], [2, 0, 0, 0, 1], None)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int64(), 2)], ids=str)
+def test_lists_of_any_type_sliced_or_chunked(kind):
+    values = pa.array([[9, 9], [1, 2], None, [3, 4], [5, 6], [9, 9]], kind)
+    chunked = pa.chunked_array([values[1:3], values[3:5]])
+    assert lists(ids("f", "identity", multi_hot=True), chunked) == ([1, 2, 3, 4, 5, 6], [2, 0, 2, 2], None)
+
+
+def test_lists_of_dictionary_strings():
+    kind = pa.list_(pa.dictionary(pa.int32(), pa.string()))
+    feature = ids("f", "vocabulary", multi_hot=True)
+    assert lists(feature, pa.array([["a", "b"], ["b"]], kind), fit={"f": [["b", "b", "a"]]})[0] == [2, 1, 1]
+
+
+def test_an_all_null_column_of_lists_is_all_empty():
+    assert lists(ids("f", multi_hot=True), pa.nulls(2)) == ([], [0, 0], None)
+    assert lists(ids("f", multi_hot=True), [[], []]) == ([], [0, 0], None)
+
+
+def test_pooling_is_folded_into_the_weights():
+    values = [[1, 2, 3, None, 4], [], [5]]
+
+    def weights(pooling):
+        return lists(ids("f", "identity", multi_hot=True, pooling=pooling), values)[2]
+
+    assert weights("sum") is None
+    assert weights("mean") == [0.25] * 4 + [1.0]
+    assert weights("sqrtn") == [0.5] * 4 + [1.0]
+
+
+def test_declared_weights_are_pooled_too():
+    values, extra = [[1, 2], [3, None], [4]], {"w": [[3.0, 4.0], [2.0, 7.0], [0.0]]}
+
+    def weights(pooling):
+        return lists(ids("f", "identity", multi_hot=True, pooling=pooling, weights="w"), values, extra)[2]
+
+    assert weights("sum") == [3.0, 4.0, 2.0, 0.0]
+    assert weights("mean") == pytest.approx([3 / 7, 4 / 7, 1.0, 0.0])
+    assert weights("sqrtn") == pytest.approx([0.6, 0.8, 1.0, 0.0])
+
+
+def test_one_weighted_feature_makes_all_weighted():
+    encoder = encoder_of(ids("a", multi_hot=True), ids("b", multi_hot=True, pooling="mean"))
+    _, (first, second), _ = encoder.features(pa.table({"a": [[1, 2]], "b": [[1, 2]]}))
+    assert (first.weights.tolist(), second.weights.tolist()) == ([1.0, 1.0], [0.5, 0.5])
+    assert first.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[1.0], [1.0]], "column 'w', row 1: got 1 weights; expected 2, one for each id in column 'f'"),
+        ([[1.0], [1.0, None]], "column 'w', row 1: got None; expected a number"),
+        ([[1.0], [1.0, float("inf")]], "column 'w', row 1: got inf; expected a finite number"),
+        ([1.0, 2.0], "column 'w': got type double; expected lists"),
+    ],
+)
+def test_weights_must_match_the_ids(weights, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        lists(ids("f", multi_hot=True, weights="w"), [[1], [1, 2]], {"w": weights})
+
+
+def test_the_weight_of_a_null_id_is_dropped_with_it():
+    feature = ids("f", "identity", multi_hot=True, weights="w")
+    assert lists(feature, [[1, None, 2]], {"w": [[0.5, None, 2.0]]}) == ([1, 2], [2], [0.5, 2.0])
+    with pytest.raises(InputError, match="column 'w', row 0: got None; expected a number"):
+        lists(feature, [[1, None, 2]], {"w": [[0.5, 1.0, None]]})
+
+
+def test_errors_inside_lists_name_the_row():
+    with pytest.raises(InputError, match="column 'f', row 2: got 98"):
+        lists(ids("f", "identity", multi_hot=True), [[1], [None], [98, 3], [4, 5]])
+    with pytest.raises(InputError, match="column 'f', row 3: got 99"):
+        lists(ids("f", "identity", multi_hot=True), [[1], [None], [2, 3], [4, 99]])
+
+
+# Dense
+
+
+def test_minmax_clips_to_the_fitted_range():
+    assert numbers(dense("x"), [-1.0, 0.0, 2.5, 10.0, 11.0], fit=[0.0, 10.0]) == [[0.0], [0.0], [0.25], [1.0], [1.0]]
+
+
+def test_standardise():
+    assert numbers(dense("x", scale="standardise"), [1.0, 5.0], fit=[1.0, 3.0]) == [[-1.0], [3.0]]
+
+
+@pytest.mark.parametrize("scale", ["minmax", "standardise"])
+def test_a_constant_column_becomes_0(scale):
+    assert numbers(dense("x", scale=scale), [0.1, 7.0, None], fit=[0.1] * 10) == [[0.0], [0.0], [0.0]]
+
+
+def test_log1p_keeps_the_sign():
+    found = numbers(dense("x", scale="none", log1p=True), [-3.0, 7.0], fit=[1.0])
+    assert found == [[pytest.approx(-math.log1p(3))], [pytest.approx(math.log1p(7))]]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_numbers_become_the_mean_or_zero_or_an_error(missing):
+    values, fit = pa.array([5.0, missing]), [2.0, 4.0, 12.0]
+    assert numbers(dense("x", scale="none"), values, fit)[1] == [6.0]
+    assert numbers(dense("x", scale="none", null="zero"), values, fit)[1] == [0.0]
+    assert numbers(dense("x", scale="minmax"), values, fit)[1] == [pytest.approx(0.4)]
+    with pytest.raises(InputError, match=r"column 'x', row 1: got (None|nan); expected a number"):
+        numbers(dense("x", null="reject"), values, fit)
+
+
+def test_the_mean_is_that_after_log1p():
+    found = numbers(dense("x", scale="none", log1p=True), [None], fit=[0.0, math.e**2 - 1])
+    assert found == [[pytest.approx(1.0)]]
+
+
+def test_the_indicator_stands_after_its_feature():
+    encoder = encoder_of(dense("x", scale="none", indicator=True), dense("y", scale="none"), fit={"x": [4.0]})
+    found = encoder.features(pa.table({"x": [1.0, None], "y": [7, 8]}))[2]
+    assert found.tolist() == [[1.0, 0.0, 7.0], [4.0, 1.0, 8.0]]
+    assert encoder.counters == {"x/null": 1}
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e39])
+def test_what_float32_cannot_hold_is_an_error(value):
+    with pytest.raises(InputError, match=rf"column 'x', row 1: got {re.escape(repr(value))}; expected a finite number"):
+        numbers(dense("x", scale="none"), [0.0, value], fit=[1.0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True, False],
+        pa.array([1, 0], pa.decimal128(5, 2)),
+        pa.array([1, 0], pa.uint8()),
+        pa.array([1, 0]).dictionary_encode(),
+    ],
+    ids=["bool", "decimal", "uint8", "dictionary"],
+)
+def test_numbers_of_any_type(values):
+    assert numbers(dense("x"), values, fit=[0.0, 2.0]) == [[0.5], [0.0]]
+
+
+# Whole rows
+
+
+def test_rows_carry_their_index_and_weight_one():
+    rows = encoder_of().rows(pa.table({"unused": [0, 0], "click": [0, 1]}), torch.tensor([40, 2]))
+    assert (rows.index.tolist(), rows.weights.tolist()) == ([40, 2], [1.0, 1.0])
+    assert (rows.ids.shape, rows.lists, rows.dense.shape) == ((2, 0), (), (2, 1))
+
+
+def test_an_empty_table_encodes():
+    encoder = encoder_of(
+        ids("f", "identity"), ids("m", multi_hot=True, pooling="mean"), ids("v", "vocabulary"), dense("x")
+    )
+    columns = {"f": pa.int64(), "m": pa.list_(pa.string()), "v": pa.string(), "x": pa.float32(), "click": pa.int8()}
+    rows = encoder.rows(pa.schema(columns.items()).empty_table(), torch.arange(0))
+    assert len(rows) == 0
+    assert rows.lists[0].weights.shape == (0,)
+
+
+# Requests
+
+
+def test_a_data_frame_a_mapping_and_a_table_encode_alike():
+    encoder = encoder_of(ids("f"), ids("m", multi_hot=True), dense("x", scale="none"))
+    columns = {"f": ["a", None, "b"], "m": [[1, 2], None, []], "x": [1.0, None, 3.0]}
+    frame = pd.DataFrame(columns)
+    frame["m"] = [np.array([1, 2]), None, np.array([], int)]
+    expected, (lists_expected,), dense_expected = encoder.features(pa.table(columns))
+    for request in (frame, columns):
+        found, (ragged,), numbers_found = encoder.features(as_table(request))
+        assert torch.equal(found, expected)
+        assert torch.equal(ragged.values, lists_expected.values)
+        assert torch.equal(ragged.lengths, lists_expected.lengths)
+        assert torch.equal(numbers_found, dense_expected)
+
+
+def test_a_request_that_mixes_types_is_an_input_error():
+    with pytest.raises(
+        InputError, match=r"column f [^\n]*; expected numbers, strings or lists of them, one type a column"
+    ):
+        as_table(pd.DataFrame({"f": ["a", 1]}))
+
+
+def test_serving_needs_no_labels():
+    encoder_of(ids("f"), user="user").features(pa.table({"f": [1]}))
