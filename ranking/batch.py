@@ -1,0 +1,82 @@
+"""A training batch: encoded rows as TorchRec's jagged tensors, with labels, masks and the position it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+from ranking.rows import Rows
+from ranking.schema import Schema
+
+
+@dataclass
+class RankingBatch(Pipelineable):
+    """One rank's part of a global batch.
+
+    Attributes:
+        sparse: ids of every categorical feature, single-valued ones first, keyed by feature name.
+        dense: `[B, D]` float32.
+        labels: `[B, T]` float32.
+        masks: `[B, T]` float32, the row's weight inside a task's sample space, 0 outside and on padding.
+        counts: `[T]` sum of the masks over the global batch.
+        epoch: passes over the data finished when this batch was planned.
+        step: global step this batch is for, so that the position travels with the data (contract 5).
+        rows: the encoded rows on the host, for metrics and for telling which examples a step used.
+    """
+
+    sparse: KeyedJaggedTensor
+    dense: Tensor
+    labels: Tensor
+    masks: Tensor
+    counts: Tensor
+    epoch: int
+    step: int
+    rows: Rows
+
+    @classmethod
+    def build(cls, schema: Schema, rows: Rows, counts: Tensor, epoch: int, step: int) -> RankingBatch:
+        """Batch of encoded rows; `counts` `[T]` are the mask sums over all ranks."""
+        masks = mask_weights(rows)
+        return cls(jagged(schema, rows), rows.dense, rows.labels, masks, counts, epoch, step, rows)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> RankingBatch:
+        """The batch with its tensors on `device`; `rows` stays on the host."""
+        return self._map(lambda value: value.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> RankingBatch:
+        """The batch in page-locked memory, for asynchronous copies."""
+        return self._map(lambda value: value.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the tensors alive until `stream` has used them."""
+        for value in (self.sparse, self.dense, self.labels, self.masks, self.counts):
+            value.record_stream(stream)
+
+    def _map(self, move: Any) -> RankingBatch:
+        moved = ("sparse", "dense", "labels", "masks", "counts")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RankingBatch(**(values | {name: move(values[name]) for name in moved}))
+
+
+def mask_weights(rows: Rows) -> Tensor:
+    """`[N, T]` float32: the row's weight where it lies in the task's sample space, else 0."""
+    return rows.masks * rows.weights.unsqueeze(1)
+
+
+def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
+    """The rows' ids as one KeyedJaggedTensor, without a loop over rows."""
+    single = [f.name for f in schema.categorical if not f.multi_hot]
+    listed = [f.name for f in schema.categorical if f.multi_hot]
+    size = len(rows)
+    values = torch.cat([rows.ids.t().reshape(-1), *(ragged.values for ragged in rows.lists)])
+    ones = torch.ones(size * len(single), dtype=torch.int64)
+    lengths = torch.cat([ones, *(ragged.lengths for ragged in rows.lists)])
+    weights = None
+    if schema.weighted:
+        weights = torch.cat([ones.float(), *(r.weights for r in rows.lists if r.weights is not None)])
+    return KeyedJaggedTensor(keys=single + listed, values=values, lengths=lengths, weights=weights, stride=size)

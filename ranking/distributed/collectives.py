@@ -1,0 +1,86 @@
+"""Small collectives on host memory; each is the identity in a world of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ranking.distributed.world import World
+from ranking.errors import InputError, ToldError
+
+T = TypeVar("T")
+
+
+def sum_across(values: Tensor, world: World) -> Tensor:
+    """Element-wise sum over ranks, in place, of a host tensor."""
+    if world.control is not None:
+        dist.all_reduce(values, group=world.control)
+    return values
+
+
+def any_across(flag: bool, world: World) -> bool:
+    """Whether the flag is set on any rank."""
+    return bool(sum_across(torch.tensor([int(flag)]), world).item())
+
+
+def share(value: T, world: World) -> T:
+    """Rank 0's value on every rank."""
+    if world.control is None:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=world.control)
+    return box[0]
+
+
+def lead(work: Callable[[], T], world: World) -> T:
+    """What `work` returns on rank 0, on every rank.
+
+    Raises:
+        InputError: on all ranks, when `work` raised one.
+    """
+    value, problem = None, None
+    if world.leads:
+        try:
+            value = work()
+        except InputError as error:
+            problem = str(error)
+    value, problem = share((value, problem), world)
+    if problem is not None:
+        raise told(problem, world)
+    return value  # type: ignore[return-value]  # rank 0's
+
+
+def told(message: str, world: World) -> InputError:
+    """An error all ranks raise together and rank 0 reports."""
+    return InputError(message) if world.leads else ToldError(message)
+
+
+def gather(value: T, world: World) -> list[T]:
+    """Every rank's value, in rank order, on every rank."""
+    if world.control is None:
+        return [value]
+    values: list[T | None] = [None] * world.size
+    dist.all_gather_object(values, value, group=world.control)
+    return values  # type: ignore[return-value]  # filled by every rank
+
+
+def gather_rows(values: Tensor, world: World) -> Tensor | None:
+    """Rows of all ranks in rank order, on rank 0; None elsewhere.
+
+    Args:
+        values: `[N_r, ...]` host tensor; N_r may differ between ranks, the rest may not.
+        world: the ranks.
+    """
+    if world.control is None:
+        return values
+    counts = gather(len(values), world)
+    longest = max(counts)
+    padded = values.new_zeros(longest, *values.shape[1:])
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in counts] if world.leads else None
+    dist.gather(padded, parts, dst=0, group=world.control)
+    return None if parts is None else torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])

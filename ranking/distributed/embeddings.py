@@ -1,0 +1,141 @@
+"""TorchRec's EmbeddingBagCollection for a schema: built on the meta device, filled row by row after sharding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from ranking.schema import Frozen, Schema
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
+
+
+class SparseOptimizerConfig(Frozen):
+    """The embedding tables' optimizer, fused into their backward pass; a table may override type and rate."""
+
+    type: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
+        "rowwise_adagrad", description="adam needs CUDA."
+    )
+    learning_rate: float = Field(0.05, gt=0)
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator (Adagrad and Adam).")
+    weight_decay: float = Field(0.0, ge=0, description="L2 on the rows a step touches.")
+
+
+class ShardedEmbeddings(nn.Module):
+    """All tables as one collection; vectors come back in schema order whatever the sharding plan (contract 7).
+
+    Args:
+        schema: features and tables.
+        rows: rows of every table.
+        prefixes: one copy of all tables for each prefix; `("",)` shares them between tasks.
+    """
+
+    def __init__(self, schema: Schema, rows: Mapping[str, int], prefixes: tuple[str, ...] = ("",)) -> None:
+        """Describe the tables; no memory is taken before sharding."""
+        super().__init__()
+        self.prefixes = prefixes
+        configs = [_config(schema, prefix, table, rows[table]) for prefix in prefixes for table in schema.table_names()]
+        self.collection = EmbeddingBagCollection(
+            tables=configs, is_weighted=schema.weighted, device=torch.device("meta")
+        )
+        self.order = [_output_names(schema, configs, prefix) for prefix in prefixes]
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """Look every feature up.
+
+        Args:
+            sparse: ids of a batch, keyed by feature name.
+
+        Returns:
+            `[B, P, E]`: for each of the P prefixes all features' vectors in schema order.
+        """
+        output = self.collection(sparse)
+        return torch.stack(KeyedTensor.regroup([output], self.order), dim=1)
+
+
+def fuse_optimizers(embeddings: ShardedEmbeddings, schema: Schema, config: SparseOptimizerConfig) -> None:
+    """Attach each table's optimizer to its backward pass; must run before sharding.
+
+    Data-parallel tables are left out: TorchRec gives them to the dense optimizer.
+    """
+    for name, parameter in embeddings.collection.named_parameters():
+        table = schema.table(table_of(name, embeddings.prefixes))
+        if table.sharding != "data_parallel":
+            kind = table.optimizer or config.type
+            settings = {"lr": table.learning_rate or config.learning_rate, "weight_decay": config.weight_decay}
+            if kind != "sgd":
+                settings["eps"] = config.eps
+            apply_optimizer_in_backward(OPTIMIZERS[kind], [parameter], settings)
+
+
+@torch.no_grad()
+def fill_table(weight: Tensor, table: str, seed: int, first_row: int, first_column: int, scale: float) -> None:
+    """Draw a table's part uniformly from [-scale, scale], each cell from (seed, table, row, column) alone.
+
+    The initial weights therefore do not depend on the sharding plan or the world size.
+
+    Args:
+        weight: `[r, c]` local part, filled in place.
+        table: the table's name.
+        seed: the run's seed.
+        first_row: the part's first row in the whole table.
+        first_column: the part's first column in the whole table.
+        scale: half-width of the distribution.
+    """
+    digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
+    key = torch.tensor(int.from_bytes(digest[:8], "little", signed=True))
+    columns = torch.arange(first_column, first_column + weight.shape[1])
+    chunk = max(1, (1 << 22) // max(1, weight.shape[1]))
+    for start in range(0, weight.shape[0], chunk):
+        part = weight[start : start + chunk]
+        row = torch.arange(first_row + start, first_row + start + part.shape[0]).unsqueeze(1)
+        bits = _mix(_mix(key + row) + columns)
+        uniform = (bits >> 11 & (1 << 24) - 1).double() / (1 << 23) - 1.0
+        part.copy_(uniform * scale)
+
+
+def table_of(parameter: str, prefixes: tuple[str, ...]) -> str:
+    """Table behind a parameter name such as `embedding_bags.click__user.weight`, without the copy's prefix."""
+    name = parameter.rsplit("embedding_bags.", 1)[-1].removesuffix(".weight")
+    prefix = next((p for p in prefixes if p and name.startswith(p)), "")
+    return name.removeprefix(prefix)
+
+
+def _config(schema: Schema, prefix: str, table: str, rows: int) -> EmbeddingBagConfig:
+    features = [f.name for f in schema.categorical if f.table_name == table]
+    return EmbeddingBagConfig(
+        name=prefix + table,
+        embedding_dim=schema.dim(table),
+        num_embeddings=rows,
+        feature_names=features,
+        pooling=PoolingType.SUM,  # means and weighted sums arrive as per-id weights
+    )
+
+
+def _output_names(schema: Schema, configs: list[EmbeddingBagConfig], prefix: str) -> list[str]:
+    readers = {f.name: sum(f.name in c.feature_names for c in configs) for f in schema.categorical}
+    # TorchRec names a feature that several tables read "feature@table".
+    return [f"{f.name}@{prefix}{f.table_name}" if readers[f.name] > 1 else f.name for f in schema.categorical]
+
+
+def _mix(value: Tensor) -> Tensor:
+    """The splitmix64 finaliser on int64 (wrapping arithmetic, logical shifts)."""
+    value = value + -7046029254386353131
+    value = (value ^ (value >> 30 & (1 << 34) - 1)) * -4658895280553007687
+    value = (value ^ (value >> 27 & (1 << 37) - 1)) * -7723592293110705685
+    return value ^ (value >> 31 & (1 << 33) - 1)

@@ -1,0 +1,1 @@
+"""Architectures of the MMoE, PLE and ESMM literature."""

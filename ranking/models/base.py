@@ -1,0 +1,73 @@
+"""The contract every architecture keeps (contract 1): single-device code from `[B, D]` to logits `[B, T]`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ranking.schema import Frozen, Task
+
+
+class ArchitectureConfig(Frozen):
+    """What every architecture's YAML section has in common."""
+
+    type: str
+    bottom: tuple[int, ...] = Field((256, 128), description="Widths of the shared-bottom stack, lowest layer first.")
+    tower: tuple[int, ...] = Field((64,), description="Hidden widths of every task's tower.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the network's input.")
+
+
+class Architecture(nn.Module):
+    """One multi-task network; it never sees a device, a rank or the world.
+
+    Args:
+        config: its YAML section.
+        width: D, the width of x.
+        tasks: the tasks in schema order; T of them.
+    """
+
+    Config: ClassVar[type[ArchitectureConfig]]
+
+    def __init__(self, config: Any, width: int, tasks: tuple[Task, ...]) -> None:
+        """Remember the common settings."""
+        super().__init__()
+        self.config, self.width, self.tasks = config, width, tasks
+
+    @classmethod
+    def prefixes(cls, config: Any, tasks: tuple[Task, ...]) -> tuple[str, ...]:
+        """Prefix of each copy of the embedding tables: one shared copy unless the architecture says otherwise."""
+        return ("",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of every task.
+
+        Args:
+            x: `[B, D]`, or `[B, P, D]` where `prefixes` names P > 1 copies of the embeddings.
+
+        Returns:
+            `[B, T]`, columns in schema order.
+        """
+        raise AssertionError(f"{type(self).__name__} has no forward")
+
+    def penalty(self) -> Tensor | None:
+        """A term added to the loss, the same on every rank; None without one."""
+        return None
+
+
+def predictions(logits: Tensor, tasks: tuple[Task, ...]) -> Tensor:
+    """Probabilities of binary tasks, values of regression tasks.
+
+    Args:
+        logits: `[B, T]`.
+        tasks: T tasks in the columns' order.
+
+    Returns:
+        `[B, T]` float32.
+    """
+    binary = torch.tensor([task.kind == "binary" for task in tasks], device=logits.device)
+    logits = logits.float()
+    return torch.where(binary, torch.sigmoid(logits), logits)

@@ -1,0 +1,44 @@
+"""The whole network: embeddings, dense features, architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ranking.models.base import Architecture
+
+
+class RankingModel(nn.Module):
+    """Sparse and dense features to logits.
+
+    The embedding module is TorchRec's sharded collection in training and plain tables in serving; both return
+    vectors in schema order, so the network's weights fit either.
+
+    Args:
+        embeddings: callable on the sparse part of a batch, returning `[B, P, E]`.
+        architecture: the network on top.
+    """
+
+    def __init__(self, embeddings: nn.Module, architecture: Architecture) -> None:
+        """Join the two."""
+        super().__init__()
+        self.embeddings = embeddings
+        self.architecture = architecture
+        self.dropout = nn.Dropout(architecture.config.embedding_dropout)
+
+    def forward(self, sparse: Any, dense: Tensor) -> Tensor:
+        """Logits of every task.
+
+        Args:
+            sparse: what `embeddings` takes.
+            dense: `[B, F]` float32.
+
+        Returns:
+            `[B, T]`.
+        """
+        vectors = self.embeddings(sparse)
+        x = torch.cat([vectors, dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
+        logits: Tensor = self.architecture(self.dropout(x.squeeze(1) if x.shape[1] == 1 else x))
+        return logits

@@ -1,0 +1,1 @@
+"""Building blocks of the architectures: single-device code, plain torch."""

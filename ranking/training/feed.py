@@ -1,0 +1,79 @@
+"""What a rank trains on, agreed with all other ranks once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from ranking.batch import RankingBatch, mask_weights
+from ranking.data.plan import Position
+from ranking.distributed.collectives import gather, sum_across, told
+from ranking.distributed.world import World
+from ranking.errors import InputError
+from ranking.rows import Rows
+from ranking.schema import Schema
+
+
+class Source(Protocol):
+    """A loader: positions and this rank's encoded rows."""
+
+    def __iter__(self) -> Iterator[tuple[Position, Rows]]:
+        """Walk the plan."""
+
+
+class Feed(Iterator[RankingBatch]):
+    """Batches with global counts; ends, or fails, on all ranks at the same step.
+
+    One small all-reduce a step carries everything the ranks must agree on before they touch the batch: the mask
+    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop.
+
+    Args:
+        source: this rank's part of the plan.
+        schema: names of features and tasks.
+        world: the ranks to agree with.
+        steps_per_epoch: to turn a position into a global step.
+    """
+
+    def __init__(self, source: Source, schema: Schema, world: World, steps_per_epoch: int) -> None:
+        """Start reading."""
+        self._rows = iter(source)
+        self._schema, self._world, self._steps = schema, world, steps_per_epoch
+        self.stopping = False
+
+    def __next__(self) -> RankingBatch:
+        """The next batch.
+
+        Raises:
+            StopIteration: the plan is at its end, or a rank was asked to stop.
+            InputError: a rank could not read its rows; all ranks raise the same message.
+        """
+        item, error = self._fetch()
+        tasks = len(self._schema.tasks)
+        status = torch.zeros(tasks + 2, dtype=torch.float64)
+        if item is not None:
+            status[:tasks] = mask_weights(item[1]).sum(0)
+        status[tasks] = float(error is not None)
+        status[tasks + 1] = float(self.stopping or (item is None and error is None))
+        sum_across(status, self._world)
+        if status[tasks]:
+            raise told(next(text for text in gather(error, self._world) if text), self._world)
+        if status[tasks + 1] or item is None:
+            self.stopping = True
+            raise StopIteration
+        position, rows = item
+        step = position.epoch * self._steps + position.step
+        return RankingBatch.build(self._schema, rows, status[:tasks].float(), position.epoch, step)
+
+    def close(self) -> None:
+        """Stop the background threads behind the source."""
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()
+
+    def _fetch(self) -> tuple[tuple[Position, Rows] | None, str | None]:
+        try:
+            return next(self._rows, None), None
+        except InputError as error:
+            return None, str(error)

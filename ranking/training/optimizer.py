@@ -1,0 +1,147 @@
+"""The dense optimizer, the fused one beside it, and one learning-rate schedule over both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from ranking.distributed.embeddings import SparseOptimizerConfig
+from ranking.schema import Frozen
+
+
+class DenseOptimizerConfig(Frozen):
+    """Optimizer of everything that is not an embedding table."""
+
+    type: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
+    clip_norm: float = Field(0.0, ge=0, description="Largest global norm of the dense gradients; 0 does not clip.")
+
+
+class ScheduleConfig(Frozen):
+    """Factor on every learning rate: linear warm-up from 0, then constant, linear or cosine decay to the last step."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    final_factor: float = Field(0.0, ge=0, le=1, description="Where linear and cosine decay end.")
+
+
+class OptimizerConfig(Frozen):
+    """Optimizers and their schedule."""
+
+    sparse: SparseOptimizerConfig = SparseOptimizerConfig()
+    dense: DenseOptimizerConfig = DenseOptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+def factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """The schedule's factor for the update number `step` (0-based) of `total`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
+    if config.type == "constant":
+        return 1.0
+    shape = 1 - done if config.type == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.final_factor + (1 - config.final_factor) * shape
+
+
+class Optimizers:
+    """Every optimizer of a sharded model, driven together.
+
+    Tables are updated inside `backward()` by FBGEMM; what is left (dense parameters, data-parallel tables) is
+    updated by `step()`.
+
+    Args:
+        model: the sharded model.
+        config: the `optimizer` section.
+        total_steps: steps of the whole run, for the schedule.
+    """
+
+    def __init__(self, model: DistributedModelParallel, config: OptimizerConfig, total_steps: int) -> None:
+        """Split the parameters and set the rates of step 0."""
+        self.config, self.total = config, total_steps
+        self.fused = model.fused_optimizer
+        left = dict(in_backward_optimizer_filter(model.named_parameters()))
+        self.names = {parameter: name for name, parameter in left.items()}
+        tables = [p for name, p in left.items() if "embedding_bags." in name]
+        self.dense_parameters = [p for name, p in left.items() if "embedding_bags." not in name]
+        self.local = [_dense(self.dense_parameters, config.dense)]
+        if tables:
+            sparse = config.sparse
+            self.local.append(torch.optim.Adagrad(tables, sparse.learning_rate, eps=sparse.eps))
+        self._fused_base = [group["lr"] for group in self.fused.param_groups]
+        self._local_base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.local]
+        self.set_rates(0)
+
+    def set_rates(self, step: int) -> None:
+        """Put the schedule's rates for update number `step` in force, in the fused optimizers too."""
+        scale = factor(self.config.schedule, step, self.total)
+        for group, base in zip(self.fused.param_groups, self._fused_base, strict=True):
+            group["lr"] = base * scale
+        self.fused.step()  # hands the rate to FBGEMM; the update itself happens in backward
+        for optimizer, bases in zip(self.local, self._local_base, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base * scale
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of the last step."""
+        for optimizer in self.local:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Update what backward has not updated already."""
+        if self.config.dense.clip_norm:
+            nn.utils.clip_grad_norm_(self.dense_parameters, self.config.dense.clip_norm)
+        for optimizer in self.local:
+            optimizer.step()
+
+    def tensors(self) -> dict[str, Any]:
+        """All optimizer state by stable names, in place: what a checkpoint saves and loads into."""
+        state = {
+            f"{name}/{key.rsplit('.', 1)[-1]}": value
+            for name, entries in self.fused.state_dict()["state"].items()
+            for key, value in entries.items()
+        }
+        for optimizer in self.local:
+            for parameter, entries in _initialised(optimizer):
+                name = self.names[parameter]
+                state |= {f"{name}/{key}": value for key, value in entries.items() if isinstance(value, Tensor)}
+        return state
+
+
+def _dense(parameters: list[nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
+    if config.type == "sgd":
+        return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.Adam if config.type == "adam" else torch.optim.AdamW
+    return kind(
+        parameters, config.learning_rate, config.betas, config.eps, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def _initialised(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
+    """State of every parameter, created where no step has been taken, so that a checkpoint can load into it."""
+    missing = [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state[p]]
+    if missing and not isinstance(optimizer, torch.optim.SGD):
+        _create_state(optimizer, missing)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter, optimizer.state[parameter]
+
+
+def _create_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        }

@@ -1,0 +1,79 @@
+"""Everything a run needs to go on as if it had never stopped (contract 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from ranking.data.plan import Position
+from ranking.distributed.world import World
+from ranking.metrics.report import EvaluationReport
+from ranking.schema import Frozen
+from ranking.training.optimizer import Optimizers
+
+
+class Progress(Frozen):
+    """The small part of a checkpoint, kept as JSON.
+
+    Attributes:
+        step: updates done.
+        epoch: epoch of the next step.
+        step_in_epoch: index of the next step inside its epoch.
+        manifest: digest of the training manifest the position refers to.
+        world_size: ranks that saved.
+        seed: the run's seed.
+        window: running loss sums since the last log line.
+        history: every evaluation so far.
+        config: the resolved configuration.
+        versions: packages that wrote the checkpoint.
+    """
+
+    step: int = Field(0, ge=0)
+    epoch: int = Field(0, ge=0)
+    step_in_epoch: int = Field(0, ge=0)
+    manifest: str = ""
+    world_size: int = 1
+    seed: int = 0
+    window: tuple[float, ...] = ()
+    history: tuple[EvaluationReport, ...] = ()
+    config: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def position(self) -> Position:
+        """Where the loader goes on."""
+        return Position(self.epoch, self.step_in_epoch)
+
+
+@dataclass
+class TrainState:
+    """The live counterpart: modules and optimizers in place, and the progress they have made."""
+
+    model: DistributedModelParallel
+    optimizers: Optimizers
+    world: World
+    progress: Progress = field(default_factory=Progress)
+
+    def tensors(self) -> dict[str, Any]:
+        """All tensors of the run by stable names, to be saved from or loaded into in place."""
+        state: dict[str, Any] = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        state |= {f"optimizer/{name}": value for name, value in self.optimizers.tensors().items()}
+        return state
+
+    def rng(self) -> dict[str, Tensor]:
+        """This rank's random state, under a name of its own."""
+        state = {f"rng/cpu/{self.world.rank}": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            state[f"rng/cuda/{self.world.rank}"] = torch.cuda.get_rng_state(self.world.device)
+        return state
+
+    def restore_rng(self, state: dict[str, Tensor]) -> None:
+        """Put back what `rng` returned."""
+        torch.set_rng_state(state[f"rng/cpu/{self.world.rank}"])
+        if self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(state[f"rng/cuda/{self.world.rank}"], self.world.device)

@@ -1,0 +1,141 @@
+"""One training step: the module that computes the loss, and the pipelines that drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from ranking.batch import RankingBatch
+from ranking.distributed.collectives import any_across, told
+from ranking.distributed.world import World
+from ranking.models.ranker import RankingModel
+from ranking.objective.loss import Objective
+from ranking.training.optimizer import Optimizers
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a step leaves behind.
+
+    Attributes:
+        batch: the batch it was taken on; carries the position.
+        shares: `[T]` this rank's share of every task's loss.
+        logits: `[B, T]`.
+    """
+
+    batch: RankingBatch
+    shares: Tensor
+    logits: Tensor
+
+
+class TrainStep(nn.Module):
+    """Batch to loss; the part of a step that is differentiated.
+
+    Args:
+        model: embeddings and architecture.
+        objective: the masked loss.
+        precision: `fp32`, or `bf16` to train the network under autocast; loss and evaluation stay in float32.
+    """
+
+    def __init__(self, model: RankingModel, objective: Objective, precision: str) -> None:
+        """Join model and objective."""
+        super().__init__()
+        self.model, self.objective, self.precision = model, objective, precision
+
+    def forward(self, batch: RankingBatch) -> tuple[Tensor, Output]:
+        """The scalar loss and what the step leaves behind."""
+        with self._autocast(batch.dense.device):
+            logits = self.model(batch.sparse, batch.dense)
+        shares = self.objective.task_losses(logits, batch.labels, batch.masks, batch.counts)
+        loss = self.objective(shares, batch.epoch, batch.step, self.model.architecture.penalty())
+        return loss, Output(batch, shares.detach(), logits.detach())
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.training and self.precision == "bf16")
+
+
+class Pipeline(Protocol):
+    """Takes one step a call."""
+
+    def progress(self, batches: Iterator[RankingBatch]) -> Output:
+        """Take the next step; StopIteration when the batches are used up."""
+
+
+class EagerPipeline:
+    """Copy, forward, check, backward, update: one step after the other."""
+
+    def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
+        """Remember what a step needs."""
+        self.model, self.optimizers, self.world = model, optimizers, world
+
+    def progress(self, batches: Iterator[RankingBatch]) -> Output:
+        """Take the next step.
+
+        Raises:
+            StopIteration: the batches are used up.
+            InputError: the loss is not finite on some rank; nothing was updated, because tables are written
+                inside backward and backward is not reached.
+        """
+        batch = next(batches).to(self.world.device)
+        self.optimizers.set_rates(batch.step)
+        self.optimizers.zero_grad()
+        loss, output = self.model(batch)
+        if any_across(not bool(torch.isfinite(loss)), self.world):
+            first = int(batch.rows.index.max().clamp(min=0))
+            raise told(
+                f"step {batch.step}: the loss is not finite (here {loss.item()}, rows up to {first} of the manifest); "
+                "expected finite features, labels and weights: lower the learning rate or run doctor",
+                self.world,
+            )
+        loss.backward()
+        self.optimizers.step()
+        return output  # type: ignore[no-any-return]
+
+
+class _Rates(torch.optim.Optimizer):
+    """The optimizers behind the one-optimizer interface of TorchRec's pipeline."""
+
+    def __init__(self, optimizers: Optimizers) -> None:
+        """Wrap them; the base class only wants a parameter to hold."""
+        super().__init__([torch.zeros(1, requires_grad=True)], {})
+        self.optimizers = optimizers
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop gradients."""
+        self.optimizers.zero_grad()
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """Update the dense part."""
+        self.optimizers.step()
+
+
+class OverlappedPipeline:
+    """TorchRec's pipeline on CUDA: copy and input exchange of later batches overlap the step."""
+
+    def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
+        """Build the three-stage pipeline."""
+        self.optimizers, self.next_step = optimizers, 0
+        self._pipeline = TrainPipelineSparseDist(model, _Rates(optimizers), world.device, execute_all_batches=True)
+
+    def progress(self, batches: Iterator[RankingBatch]) -> Output:
+        """Take the next step; batches are fetched ahead, so the position is the returned batch's."""
+        self.optimizers.set_rates(self.next_step)
+        output: Output = self._pipeline.progress(batches)
+        self.next_step = output.batch.step + 1
+        return output
+
+
+def build_pipeline(model: DistributedModelParallel, optimizers: Optimizers, world: World, first_step: int) -> Pipeline:
+    """The pipeline that suits the device."""
+    if world.device.type == "cpu":
+        return EagerPipeline(model, optimizers, world)
+    pipeline = OverlappedPipeline(model, optimizers, world)
+    pipeline.next_step = first_step
+    return pipeline

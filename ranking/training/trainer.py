@@ -1,0 +1,195 @@
+"""The loop: step, log, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from ranking.data.plan import Position
+from ranking.distributed.collectives import sum_across
+from ranking.schema import Frozen, Schema
+from ranking.training.checkpoint import Checkpoints, Commit
+from ranking.training.evaluate import Evaluation, EvaluationConfig
+from ranking.training.feed import Feed
+from ranking.training.state import Progress, TrainState
+from ranking.training.step import Output, build_pipeline
+
+log = logging.getLogger(__name__)
+
+
+class TrainingConfig(Frozen):
+    """How long to train and how often to speak."""
+
+    epochs: int = Field(1, ge=1)
+    steps: int = Field(0, ge=0, description="Step budget; 0: `epochs` passes over the data.")
+    log_every: int = Field(50, ge=1, description="Steps between log lines and training-curve points.")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    matmul: Literal["highest", "high", "medium"] = Field(
+        "highest", description="torch.set_float32_matmul_precision; see README on CPU back ends."
+    )
+
+
+class Tracker(Protocol):
+    """Where numbers go; must never block or fail."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """One point of every curve."""
+
+    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float]) -> None:
+        """An evaluated checkpoint and its metrics."""
+
+
+@dataclass
+class Trainer:
+    """Runs a plan to its step budget on this rank.
+
+    Attributes:
+        state: model, optimizers and progress; resumed already where there was something to resume.
+        schema: tasks.
+        feed: makes the training feed from a position on.
+        evaluate: scores the validation manifest at a step.
+        checkpoints: of the run directory.
+        tracker: where rank 0 logs.
+        config: the `training` section.
+        evaluation: the `evaluation` section.
+        steps_per_epoch: of the plan.
+    """
+
+    state: TrainState
+    schema: Schema
+    feed: Callable[[Position], Feed]
+    evaluate: Callable[[int], Evaluation]
+    checkpoints: Checkpoints
+    tracker: Tracker
+    config: TrainingConfig
+    evaluation: EvaluationConfig
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.config.steps or self.config.epochs * self.steps_per_epoch
+
+    def train(self) -> bool:
+        """Run to the step budget, evaluating and checkpointing on the way.
+
+        Returns:
+            True at the end of the budget; False when stopped by SIGTERM, after a commit.
+        """
+        state = self.state
+        batches = self.feed(state.progress.position)
+        pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step)
+        window = _Window(self.schema.task_names, state.progress.window)
+        with _stopped_by_sigterm(batches), self._bar() as bar:
+            while state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
+                window.add(output)
+                state.progress = self._after(output)
+                bar.update(1)
+                if state.progress.step % self.config.log_every == 0:
+                    self._log(window, bar)
+                if self._due(state.progress.step):
+                    self._evaluate(window)
+        batches.close()
+        done = state.progress.step >= self.total_steps
+        if not done and self._newest() != state.progress.step:
+            self._save(window, None)
+        return done
+
+    def _evaluate(self, window: _Window) -> None:
+        step = self.state.progress.step
+        found = self.evaluate(step)
+        self.state.progress = self.state.progress.model_copy(
+            update={"history": (*self.state.progress.history, found.report)}
+        )
+        commit = self._save(window, found.score(self.evaluation))
+        self.tracker.log_metrics({f"validation/{k}": v for k, v in found.report.metrics().items()}, step)
+        self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), found.report.metrics())
+
+    def _save(self, window: _Window, score: float | None) -> Commit:
+        self.state.progress = self.state.progress.model_copy(update={"window": window.sums()})
+        return self.checkpoints.save(self.state, score)
+
+    def _after(self, output: Output) -> Progress:
+        epoch, step = divmod(output.batch.step + 1, self.steps_per_epoch)
+        return self.state.progress.model_copy(
+            update={"step": output.batch.step + 1, "epoch": epoch, "step_in_epoch": step}
+        )
+
+    def _due(self, step: int) -> bool:
+        every = self.evaluation.every or self.steps_per_epoch
+        return step % every == 0 or step == self.total_steps
+
+    def _log(self, window: _Window, bar: tqdm[Any]) -> None:
+        metrics = window.take(self.state.world, self.state.progress.step)
+        self.tracker.log_metrics(metrics, self.state.progress.step)
+        if self.state.world.leads:
+            losses = " ".join(f"{name} {metrics[f'train/loss/{name}']:.4f}" for name in self.schema.task_names)
+            speed = metrics["train/rows_per_second"]
+            line = f"step {self.state.progress.step}/{self.total_steps} {losses} | {speed:.0f} rows/s"
+            bar.set_postfix_str(f"{speed:.0f} rows/s") if not bar.disable else log.info(line)
+
+    def _bar(self) -> tqdm[Any]:
+        disable = None if self.state.world.leads else True  # None: only on a terminal
+        return tqdm(
+            total=self.total_steps, initial=self.state.progress.step, unit="step", disable=disable, dynamic_ncols=True
+        )
+
+    def _newest(self) -> int | None:
+        commits = self.checkpoints.commits()
+        return commits[-1].step if commits else None
+
+
+class _Window:
+    """Losses since the last log line; sums stay on the device until they are wanted."""
+
+    def __init__(self, tasks: tuple[str, ...], sums: tuple[float, ...]) -> None:
+        self.tasks = tasks
+        self.steps, self.rows = (int(sums[0]), int(sums[1])) if sums else (0, 0)
+        self.losses = torch.tensor(sums[2:], dtype=torch.float64) if sums else torch.zeros(len(tasks)).double()
+        self.began = time.perf_counter()
+
+    def add(self, output: Output) -> None:
+        self.steps += 1
+        self.rows += len(output.batch.rows)
+        self.losses = self.losses.to(output.shares.device) + output.shares.double()
+
+    def sums(self) -> tuple[float, ...]:
+        return (self.steps, self.rows, *self.losses.tolist())
+
+    def take(self, world: Any, step: int) -> dict[str, float]:
+        packed = sum_across(torch.cat([self.losses.cpu(), torch.tensor([float(self.rows)]).double()]), world)
+        now = time.perf_counter()
+        found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}
+        found["train/rows_per_second"] = packed[-1].item() / max(now - self.began, 1e-9)
+        self.steps, self.rows, self.losses, self.began = 0, 0, torch.zeros_like(self.losses), now
+        return found
+
+
+def _next(progress: Callable[[Feed], Output], batches: Feed) -> Output | None:
+    try:
+        return progress(batches)
+    except StopIteration:
+        return None
+
+
+@contextmanager
+def _stopped_by_sigterm(batches: Feed) -> Iterator[None]:
+    """SIGTERM only raises a flag; all ranks agree on the stop at their next batch."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        batches.stopping = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
