@@ -1,0 +1,138 @@
+"""An artefact as an MLflow model: code, signature, input example and pinned requirements."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import mlflow.artifacts
+import mlflow.pyfunc
+import pandas as pd
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
+
+import ranking
+from ranking.errors import InputError
+from ranking.serving.ranker import Ranker
+
+_PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "fsspec", "mlflow")
+_EXAMPLE_ROWS = 5
+
+
+def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name: str = "ranker") -> ModelInfo:
+    """Log a models-from-code pyfunc that needs neither this checkout nor TorchRec to load.
+
+    Args:
+        artefact: directory that `export` wrote.
+        sample: raw rows with at least the feature columns; their types make the signature, the first ones the example.
+        run_id: MLflow run the model belongs to, on the current tracking URI.
+        step: updates the weights have had; the run's metrics of this step become the model's.
+        name: name of the logged model.
+
+    Returns:
+        MLflow's description of it: `model_id`, `model_uri`.
+
+    Raises:
+        InputError: the sample lacks a column or cannot be scored.
+    """
+    ranker = Ranker.load(artefact)
+    columns = _columns(ranker, sample)
+    example = columns.slice(0, _EXAMPLE_ROWS)
+    ranker.predict(example)
+    info: ModelInfo = Model.log(  # what mlflow.pyfunc.log_model calls; only here can the run be one that is not active
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        name=name,
+        model_type="ranker",
+        step=step,
+        python_model=str(Path(__file__).with_name("pyfunc.py")),
+        artifacts={"ranker": str(artefact)},
+        code_paths=[str(Path(ranking.__file__).parent)],
+        signature=signature(ranker, columns),
+        input_example=pd.DataFrame(example.to_pydict()),
+        pip_requirements=requirements(),
+        metadata=ranker.description.metadata,
+    )
+    return info
+
+
+def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
+    """Types of a request and its answer.
+
+    A list column is optional, which lets a null list through: it is an empty one. An integer column with nulls in the
+    sample is of any type, since pandas turns it into one of floats whenever a null is among its values.
+
+    Args:
+        ranker: the model.
+        sample: raw rows with at least the feature columns.
+
+    Raises:
+        InputError: a column is missing or of a type no feature can have.
+    """
+    columns = _columns(ranker, sample)
+    inputs: list[ColSpec | TensorSpec] = [_spec(field, columns[field.name].null_count > 0) for field in columns.schema]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.double, name) for name in ranker.outputs]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def fetch(model_uri: str) -> Ranker:
+    """The artefact inside a logged or registered model, with none of the model's code run.
+
+    Args:
+        model_uri: such as `models:/ranker@champion` or `models:/<model id>`, on the current tracking URI.
+
+    Raises:
+        InputError: there is no such model, or it is not one that `log_model` logged.
+    """
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+    except MlflowException as error:
+        raise InputError(f"{model_uri}: {str(error).splitlines()[0]}") from None
+    found = list(folder.glob("artifacts/*/model.json"))
+    if len(found) != 1:
+        raise InputError(f"{model_uri}: got {len(found)} serving artefacts inside; expected one, as training logs")
+    return Ranker.load(found[0].parent)
+
+
+def requirements() -> list[str]:
+    """The installed versions of what serving imports, without a build's local part (`+cpu`)."""
+    return [f"{package}=={metadata.version(package).split('+')[0]}" for package in _PACKAGES]
+
+
+def _columns(ranker: Ranker, sample: pa.Table) -> pa.Table:
+    missing = [name for name in ranker.inputs if name not in sample.column_names]
+    if missing:
+        raise InputError(f"column {missing[0]!r}: missing; expected one of {sample.column_names}")
+    return sample.select(list(ranker.inputs))
+
+
+def _spec(field: pa.Field, nulls: bool) -> ColSpec:
+    kind = field.type
+    if _is_list(kind):
+        return ColSpec(Array(_scalar(field.name, kind.value_type)), field.name, required=False)
+    if pa.types.is_null(kind) or (nulls and pa.types.is_integer(kind)):
+        return ColSpec(AnyType(), field.name, required=False)  # type: ignore[no-untyped-call]
+    return ColSpec(_scalar(field.name, kind), field.name)
+
+
+def _scalar(name: str, kind: pa.DataType) -> DataType:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _scalar(name, kind.value_type)
+    if types.is_integer(kind):
+        return DataType.long
+    if types.is_floating(kind) or types.is_decimal(kind):
+        return DataType.double
+    if types.is_boolean(kind):
+        return DataType.boolean
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return DataType.string
+    raise InputError(f"column {name!r}: got type {kind}; expected numbers, booleans, strings or lists of them")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))

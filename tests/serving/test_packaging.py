@@ -1,0 +1,176 @@
+"""The MLflow model: typed, self-contained, and loadable without this checkout, TorchRec or pickle."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from ranking.errors import InputError
+from ranking.serving.ranker import Ranker
+
+from .conftest import impressions
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and SQLAlchemy, about their own code
+
+STRANGER = """
+import importlib.machinery, json, sys
+
+class Stranger:
+    "Has neither TorchRec nor the project, whatever is installed; only what a model brings along."
+
+    def find_spec(self, name, path=None, target=None):
+        brought = [place for place in sys.path if place.endswith("code")]
+        found = importlib.machinery.PathFinder.find_spec(name, brought) if name == "ranking" else None
+        if found is None and name in ("ranking", "torchrec", "fbgemm_gpu"):
+            raise ImportError(name + " is not installed here")
+        return found
+
+sys.meta_path.insert(0, Stranger())
+import mlflow
+import pandas as pd
+
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answers = [model.predict(pd.DataFrame(json.load(open(file)))) for file in sys.argv[2:]]
+import ranking
+print(json.dumps({"from": ranking.__file__, "answers": [answer.to_dict("list") for answer in answers]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def mlflow():
+    """Imported where its warnings are expected."""
+    import mlflow.pyfunc
+
+    return mlflow
+
+
+@pytest.fixture(scope="module")
+def packaging(mlflow):
+    from ranking.serving import packaging
+
+    return packaging
+
+
+@pytest.fixture(scope="module")
+def requests() -> pa.Table:
+    return impressions(50, seed=1).drop_columns(["clicked", "liked"])
+
+
+@pytest.fixture(scope="module")
+def logged(mlflow, packaging, artefact, requests, tmp_path_factory):
+    """Logged to a run that has ended, as the trainer's may have."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
+    place = tmp_path_factory.mktemp("artifacts").as_uri()
+    run = client.create_run(client.create_experiment("serving", artifact_location=place))
+    client.log_metric(run.info.run_id, "auc", 0.7, step=200)
+    client.set_terminated(run.info.run_id)
+    yield packaging.log_model(artefact, requests, run.info.run_id, step=200)
+    mlflow.set_tracking_uri(before)
+
+
+def test_the_signature_has_the_types_of_the_raw_columns(packaging, artefact, requests):
+    description = packaging.signature(Ranker.load(artefact), requests)
+    inputs = {column.name: str(column.type) for column in description.inputs}
+    assert inputs == {
+        "user": "DataType.string",
+        "video": "Any",
+        "day": "DataType.long",
+        "size": "DataType.double",
+        "age": "DataType.double",
+        "views": "DataType.long",
+        "last": "Array(long)",
+        "tags": "Array(string)",
+        "tag_weights": "Array(double)",
+        "seconds": "DataType.double",
+    }
+    assert set(description.inputs.optional_input_names()) == {"video", "last", "tags", "tag_weights"}
+    assert [column.name for column in description.outputs] == ["click", "like", "watch", "score"]
+
+
+def test_a_sample_without_a_feature_is_refused(packaging, artefact, requests):
+    with pytest.raises(InputError, match="column 'day': missing"):
+        packaging.signature(Ranker.load(artefact), requests.drop_columns("day"))
+
+
+def test_requirements_are_pinned_to_public_versions(packaging):
+    assert all(line.count("==") == 1 and "+" not in line for line in packaging.requirements())
+    assert not any("torchrec" in line or "fbgemm" in line for line in packaging.requirements())
+
+
+def test_the_model_belongs_to_the_run_and_its_step(mlflow, logged):
+    client = mlflow.MlflowClient()
+    run = client.get_run(logged.run_id)
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(logged.model_id, 200)]
+    assert run.info.status == "FINISHED"
+    assert [metric.value for metric in client.get_logged_model(logged.model_id).metrics] == [0.7]
+    assert logged.metadata == {"step": 200, "run": "abc"}
+
+
+def test_nothing_in_the_model_is_a_pickle(mlflow, logged):
+    files = [file for file in Path(mlflow.artifacts.download_artifacts(logged.model_uri)).rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".json", ".parquet", ".safetensors", ".py", ".yaml", ".txt", ""}
+    assert {file.name for file in files if not file.suffix} <= {"MLmodel", "registered_model_meta"}
+
+
+def test_the_input_example_is_scored(mlflow, logged, artefact, requests):
+    model = mlflow.pyfunc.load_model(logged.model_uri)
+    answer = model.predict(model.input_example)
+    expected = Ranker.load(artefact).predict(requests.slice(0, 5)).to_pandas()
+    pd.testing.assert_frame_equal(answer, expected)
+
+
+def test_fetching_runs_none_of_the_models_code(mlflow, packaging, logged, artefact, requests, tmp_path):
+    copy = Path(shutil.copytree(mlflow.artifacts.download_artifacts(logged.model_uri), tmp_path / "copy"))
+    assert (copy / "pyfunc.py").exists()
+    (copy / "pyfunc.py").write_text("raise SystemExit('executed')")
+    assert packaging.fetch(str(copy)).predict(requests).equals(Ranker.load(artefact).predict(requests))
+
+
+def test_what_is_no_logged_ranker_cannot_be_fetched(packaging, logged, tmp_path):
+    with pytest.raises(InputError, match="models:/nobody@champion"):
+        packaging.fetch("models:/nobody@champion")
+    with pytest.raises(InputError, match="got 0 serving artefacts"):
+        packaging.fetch(str(tmp_path))
+
+
+def test_nulls_pass_through_the_servers_json(mlflow, logged, artefact, requests):
+    """Of a float, a string, an integer whose sample has nulls, and a list."""
+    frame = pd.DataFrame(requests.slice(0, 3).to_pydict())
+    for column in ("age", "user", "video", "last"):
+        frame[column] = frame[column].astype(object)
+        frame.at[1, column] = None
+    payload = mlflow.models.convert_input_example_to_serving_input(frame)
+    answer = mlflow.models.validate_serving_input(logged.model_uri, payload)
+    pd.testing.assert_frame_equal(pd.DataFrame(answer), Ranker.load(artefact).predict(frame))
+
+
+def test_it_serves_where_neither_ranking_nor_torchrec_is_installed(mlflow, logged, artefact, requests, tmp_path):
+    single = requests.slice(3, 1)
+    for name, table in (("all.json", requests), ("single.json", single)):
+        (tmp_path / name).write_text(json.dumps(table.to_pydict()))
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    command = [sys.executable, "stranger.py", mlflow.artifacts.download_artifacts(logged.model_uri)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "all.json", "single.json"],
+        cwd=tmp_path,
+        env=environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "/code/" in told["from"]
+    for table, answer in zip((requests, single), told["answers"], strict=True):
+        expected = Ranker.load(artefact).predict(table).to_pandas()
+        np.testing.assert_allclose(pd.DataFrame(answer)[expected.columns], expected, rtol=1e-6)
