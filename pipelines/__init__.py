@@ -1,0 +1,1 @@
+"""Jobs: each reads a configuration and does one thing."""

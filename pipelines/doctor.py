@@ -1,0 +1,51 @@
+"""Doctor: look at configuration, data and transforms before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import typer
+
+from pipelines.job import job, say
+from ranking.config import RunConfig
+from ranking.data.checks import examine
+from ranking.data.manifest import Manifest
+from ranking.data.parquet import Decoder
+from ranking.data.transforms import Transforms
+from ranking.errors import EXIT_INPUT
+
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows read of each split; all when left out.")]
+
+
+def doctor(config: RunConfig, limit: Limit = None) -> int | None:
+    """Check that the data fits the configuration: types, labels, sample spaces, ids, drift.
+
+    Exit code 2 where training would fail; warnings and notes leave 0.
+    """
+    schema, data = config.schema, config.data
+    transforms = Transforms.load(data.transforms, schema)
+    manifests = {
+        split: Manifest.build(getattr(data, split), schema.columns(), data.storage_options, f"data.{split}")
+        for split in ("train", "validation", "test")
+        if getattr(data, split)
+    }
+    report = examine(schema, transforms, {name: tables(m, config) for name, m in manifests.items()}, limit)
+    say(report.render())
+    return None if report.healthy else EXIT_INPUT
+
+
+def tables(manifest: Manifest, config: RunConfig) -> Iterator[pa.Table]:
+    """The row groups of a manifest, one after another."""
+    decoder = Decoder(manifest, config.data.storage_options, verify_checksums=config.data.verify_checksums)
+    for group, rows in enumerate(manifest.row_groups):
+        if rows:
+            yield decoder.read(np.array([[group, 0, rows]]))
+
+
+main = job(doctor)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What every job shares: options, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ranking.config import load
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, InputError, ToldError
+
+Files = Annotated[
+    list[Path], typer.Option("-c", "--config", help="YAML configuration; repeat to overlay.", show_default=False)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces.")]
+
+
+def job(body: Callable[..., int | None]) -> Callable[[], None]:
+    """Turn `body(config, **options)` into a command line.
+
+    The command takes `-c CONFIG` (repeatable), `--debug`, the body's own typer options, and any
+    `--section.key=value` of the configuration. Bad input ends in one line on stderr and exit code 2, anything
+    unforeseen in one line and exit code 1; `--debug` shows the stack.
+
+    Args:
+        body: takes a RunConfig first; returns an exit code, None for success.
+
+    Returns:
+        A function without arguments that parses the command line and exits.
+    """
+
+    def command(context: typer.Context, files: Files, debug: Debug = False, **options: object) -> None:
+        _quiet()
+        try:
+            code = body(load(files, context.args), **options)
+        except ToldError:
+            raise typer.Exit(EXIT_INPUT) from None
+        except InputError as error:
+            _complain(str(error), EXIT_INPUT, debug)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            _complain(f"{type(error).__name__}: {reason}", EXIT_FAILURE, debug)
+        raise typer.Exit(code or EXIT_OK)
+
+    command.__signature__ = _signature(command, body)  # type: ignore[attr-defined]
+    command.__doc__ = inspect.getdoc(body)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
+    return app
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal."""
+    typer.echo(text)
+
+
+def _signature(command: Callable[..., None], body: Callable[..., int | None]) -> inspect.Signature:
+    hints = inspect.get_annotations(body, eval_str=True)
+    own = list(inspect.signature(body).parameters.values())[1:]
+    shared = inspect.signature(command, eval_str=True).parameters
+    options = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    common = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in shared.items() if n != "options"]
+    return inspect.Signature([*common, *options])
+
+
+def _complain(message: str, code: int, debug: bool) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if debug:
+        raise  # inside the caller's except block
+    raise typer.Exit(code) from None
+
+
+def _quiet() -> None:
+    """Our own log lines and warnings; none of the libraries' about their own inner life."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
+    for name in ("ranking", "pipelines"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("torchrec", "torch.distributed", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("torch", "torchrec", "fbgemm_gpu", "mlflow"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+    warnings.filterwarnings("ignore", message="Please use DTensor instead")

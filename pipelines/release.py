@@ -1,0 +1,153 @@
+"""From a finished run to a registered challenger: test report, figures, artefact, model version."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.assembly import Assembly
+from ranking.config import RunConfig
+from ranking.data.manifest import Manifest
+from ranking.data.parquet import Decoder
+from ranking.distributed.collectives import told
+from ranking.metrics import Predictions, reliability_curve
+from ranking.serving.artefact import export
+from ranking.tracking import figures
+from ranking.tracking.card import CardData, CardFacts, model_card
+from ranking.tracking.registry import Registry
+from ranking.tracking.runs import NullRun, git_revision
+from ranking.training.checkpoint import Checkpoints, Commit, read_model
+from ranking.training.evaluate import Evaluation
+from ranking.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+_SAMPLE_ROWS = 4096
+
+
+def score_best(
+    parts: Assembly, state: TrainState, checkpoints: Checkpoints, test: Manifest
+) -> tuple[Commit, Evaluation]:
+    """Evaluate the best checkpoint on the test manifest, by all ranks.
+
+    Raises:
+        InputError: no evaluation had a defined score, so no checkpoint can be called the best.
+    """
+    best = checkpoints.best()
+    if best is None:
+        raise told("evaluation.best: undefined at every step; expected both classes in validation", parts.world)
+    checkpoints.load(state, best)
+    return best, parts.evaluate(test, state, best.step)
+
+
+def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainState) -> None:
+    """`report.json` (test metrics of the best checkpoint, validation history)."""
+    report = found.report.model_dump(mode="json")
+    report["history"] = [entry.model_dump(mode="json") for entry in state.progress.history]
+    report["gates"] = {name: weights.tolist() for name, weights in found.gates.items()}
+    report["checkpoint"] = best.attempt
+    _write(parts.config.output / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+def pin(config: RunConfig, test: Manifest) -> None:
+    """Keep the test manifest: what promotion scores challenger and champion on."""
+    _write(pinned(config), test.model_dump_json())
+
+
+def pinned(config: RunConfig) -> Path:
+    """Where a run's pinned evaluation manifest lies."""
+    return config.output / "manifests" / "test.json"
+
+
+def draw(parts: Assembly, found: Evaluation, state: TrainState, run: NullRun) -> None:
+    """Every figure of the run, into MLflow and `figures/`."""
+    drawn = {"auc_at_n_steps": figures.auc_curves([entry.model_dump() for entry in state.progress.history])}
+    for name, weights in found.gates.items():
+        tasks = parts.config.schema.task_names if len(weights) > 1 else ("all tasks",)
+        drawn[f"gates_{name.replace('.', '_')}"] = figures.gate_distribution(dict(zip(tasks, weights, strict=True)))
+    if found.predictions is not None:
+        scored = _scored(found.predictions)
+        drawn["calibration"] = figures.calibration(_curves(scored))
+        drawn["scores"] = figures.histograms(scored)
+    folder = parts.config.output / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png")
+        run.log_figure(name, figure)
+
+
+def describe(parts: Assembly, manifest: Manifest, best: Commit, state: TrainState) -> str:
+    """The model card."""
+    config = parts.config
+    name = config.registry.name
+    facts = CardFacts(
+        name=name,
+        tasks=config.schema.tasks,
+        data=CardData(name=config.name, digest=manifest.digest, rows=manifest.rows),
+        settings=config.model_dump(mode="json", include={"model", "optimizer", "training"}),
+        history=tuple(entry.model_dump(mode="json") for entry in state.progress.history),
+        best_step=best.step,
+        usage=f'import mlflow\nmlflow.pyfunc.load_model("models:/{name}@champion").predict(frame)',
+        revision=git_revision(),
+    )
+    return model_card(facts)
+
+
+def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Manifest, run_id: str) -> int:
+    """Package the best checkpoint and propose it as the challenger; the same checkpoint is registered once.
+
+    Returns:
+        The version's number.
+    """
+    import mlflow  # takes seconds, and only rank 0 needs it
+
+    from ranking.serving.packaging import log_model
+
+    config, receipt = parts.config, parts.config.output / "registered.json"
+    if receipt.exists() and (known := json.loads(receipt.read_text()))["checkpoint"] == best.attempt:
+        return int(known["version"])
+    metadata = {"step": best.step, "run_id": run_id, "checkpoint": best.attempt, "test_manifest": test.digest}
+    tensors = read_model(checkpoints.directory, best)
+    artefact = export(
+        config.output / "artefact", config.schema, config.model, parts.transforms, tensors, config.fusion, metadata
+    )
+    mlflow.set_tracking_uri(config.tracking.uri)
+    registry = Registry(config.tracking.uri, config.registry.name)
+    info = log_model(artefact, _sample(parts, test), run_id, best.step)
+    tags = {key: str(value) for key, value in metadata.items()}
+    version = registry.register(info.model_uri, run_id, tags)
+    registry.propose(version)
+    _write(receipt, json.dumps({"version": version, "model_uri": info.model_uri, "checkpoint": best.attempt}))
+    return version
+
+
+def _sample(parts: Assembly, manifest: Manifest) -> Any:
+    rows = int(min(manifest.row_groups[manifest.row_groups > 0][0], _SAMPLE_ROWS))
+    group = int(np.flatnonzero(manifest.row_groups)[0])
+    return Decoder(manifest, parts.config.data.storage_options).read(np.array([[group, 0, rows]]))
+
+
+def _scored(found: Predictions) -> dict[str, figures.Scored]:
+    scored = {}
+    for i, (name, kind) in enumerate(zip(found.names, found.kinds, strict=True)):
+        inside = found.in_space[:, i]
+        scored[name] = figures.Scored(kind, found.labels[inside, i], found.scores[inside, i])
+    return scored
+
+
+def _curves(scored: dict[str, figures.Scored]) -> dict[str, Any]:
+    curves = {
+        name: reliability_curve(entry.scores, entry.labels) for name, entry in scored.items() if entry.kind == "binary"
+    }
+    return {name: (c.mean_score, c.mean_label, c.rows) for name, c in curves.items() if c is not None}
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(path.suffix + ".draft")
+    draft.write_text(text)
+    draft.replace(path)

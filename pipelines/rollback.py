@@ -1,0 +1,20 @@
+"""Rollback: put the previous champion back."""
+
+from __future__ import annotations
+
+from pipelines.job import job, say
+from ranking.config import RunConfig
+from ranking.tracking.registry import Registry
+
+
+def rollback(config: RunConfig) -> None:
+    """Move the champion alias back to the version before it; once more goes back one further."""
+    registry = Registry(config.tracking.uri, config.registry.name)
+    before, now = registry.rollback()
+    say(f"{registry.name}: champion is version {now} again, in place of {before or 'a deleted version'}")
+
+
+main = job(rollback)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""One run's configuration: one YAML section = one field = one class, owned by the package that uses it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from ranking.data.loader import DataConfig
+from ranking.distributed.sharding import ShardingConfig
+from ranking.errors import InputError
+from ranking.models.zoo import ModelConfig
+from ranking.objective.loss import ObjectiveConfig
+from ranking.schema import Schema
+from ranking.serving.fusion import FusionConfig
+from ranking.tracking.gate import GateConfig
+from ranking.tracking.registry import RegistryConfig
+from ranking.tracking.runs import TrackingConfig
+from ranking.training.checkpoint import CheckpointConfig
+from ranking.training.evaluate import EvaluationConfig
+from ranking.training.optimizer import OptimizerConfig
+from ranking.training.trainer import TrainingConfig
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message='Field name "schema"')  # the section's natural name
+
+    class RunConfig(BaseSettings):
+        """Everything a job needs to know."""
+
+        model_config = SettingsConfigDict(
+            extra="forbid", frozen=True, validate_default=True, env_prefix="RANKING_", env_nested_delimiter="__"
+        )
+
+        name: str = Field("ranking", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run.")
+        seed: int = Field(0, ge=0, description="Of initial weights, order of examples and dropout.")
+        device: Literal["cpu", "cuda"] = "cpu"
+        output: Path = Field(Path("runs/ranking"), description="Run directory: checkpoints, reports, spool.")
+        data: DataConfig
+        schema: Schema  # type: ignore[assignment]  # shadows a deprecated method of pydantic's
+        model: ModelConfig
+        objective: ObjectiveConfig = ObjectiveConfig()
+        optimizer: OptimizerConfig = OptimizerConfig()
+        sharding: ShardingConfig = ShardingConfig()
+        training: TrainingConfig = TrainingConfig()
+        evaluation: EvaluationConfig = EvaluationConfig()
+        checkpoints: CheckpointConfig = CheckpointConfig()
+        tracking: TrackingConfig = TrackingConfig()
+        registry: RegistryConfig = RegistryConfig()
+        gate: GateConfig = GateConfig()
+        fusion: FusionConfig = FusionConfig()
+
+        @model_validator(mode="after")
+        def _sections_agree(self) -> Self:
+            known = self.schema.task_names
+            named = {"evaluation.tasks": self.evaluation.tasks, "fusion.powers": tuple(self.fusion.powers)}
+            for path, tasks in named.items():
+                for task in tasks:
+                    if task not in known:
+                        raise ValueError(f"{path}: unknown task {task!r}; expected some of {list(known)}")
+            if self.data.batch_size % self.data.lanes or self.evaluation.batch_size % self.data.lanes:
+                raise ValueError(
+                    f"data.lanes: got {self.data.lanes}; expected a divisor of data.batch_size "
+                    f"{self.data.batch_size} and evaluation.batch_size {self.evaluation.batch_size}"
+                )
+            return self
+
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]  # sources by name
+            cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """The environment over the files, which arrive as constructor arguments; the command line over both."""
+            return sources["env_settings"], sources["init_settings"]
+
+
+def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a configuration.
+
+    Later files overlay earlier ones key by key; RANKING_<SECTION>__<KEY> environment variables overlay the files;
+    dotted overrides overlay everything.
+
+    Args:
+        files: YAML files.
+        overrides: `--section.key=value`, or `--section.key value`.
+
+    Raises:
+        InputError: a file is missing or not YAML, a key is unknown, a value does not fit.
+    """
+    data: dict[str, Any] = {}
+    for file in files:
+        data = _overlay(data, _read(file))
+    try:
+        return RunConfig(**data, _cli_parse_args=list(overrides), _cli_exit_on_error=False, _cli_avoid_json=True)
+    except ValidationError as error:
+        raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
+    except SettingsError as error:
+        raise InputError(f"command line: {str(error).splitlines()[0]}; expected --section.key=value") from None
+
+
+def json_schema() -> str:
+    """The JSON Schema of a configuration file, for editors and for checking YAML without running a job."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; expected a YAML configuration") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: got {type(content).__name__} at the top; expected a mapping of sections")
+    return content
+
+
+def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Merge key by key; a section of another `type` replaces the one below, whose keys would not fit it."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict) and value.get("type") in (None, below.get("type")):
+            merged[key] = _overlay(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> str:
+    """The first of pydantic's complaints as one line: path, value, expectation."""
+    first, *others = error.errors(include_url=False)
+    path = _path(first["loc"], data)
+    match first["type"]:
+        case "extra_forbidden":
+            text = f"{path}: unknown key"
+        case "missing":
+            text = f"{path}: missing; expected a value"
+        case "value_error":
+            text = f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
+        case _:
+            text = f"{path}: got {first['input']!r:.80}; expected: {first['msg']}"
+    return " ".join(text.split()) + (f" (and {len(others)} more)" if others else "")
+
+
+def _path(location: tuple[int | str, ...], data: Any) -> str:
+    """Dotted path of a complaint, without the names of union members that pydantic puts in between."""
+    parts: list[str] = []
+    for i, part in enumerate(location):
+        inside = isinstance(data, dict) and part in data
+        inside |= isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if inside or i == len(location) - 1:
+            parts.append(str(part))
+        if inside:
+            data = data[part]
+    return ".".join(parts)
