@@ -81,7 +81,7 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
     for name in ("ranking", "pipelines"):
         logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("torchrec", "torch.distributed", "mlflow.store.db.utils", "alembic"):
+    for name in ("torchrec", "torch.distributed", "torch.fx", "mlflow.store.db.utils", "mlflow.pyfunc", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torch", "torchrec", "fbgemm_gpu", "mlflow"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

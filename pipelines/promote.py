@@ -15,8 +15,10 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_NOT_PROMOTED, InputError
 from ranking.metrics import Predictions
-from ranking.tracking.gate import decide
-from ranking.tracking.registry import Registry
+from ranking.tracking.gate import Verdict, decide
+from ranking.tracking.registry import ChampionChangedError, Registry, RegistryError
+
+_ATTEMPTS = 3
 
 Pinned = Annotated[Path | None, typer.Option(help="Evaluation manifest; the run's own test manifest when left out.")]
 
@@ -27,25 +29,38 @@ def promote(config: RunConfig, manifest: Pinned = None) -> int | None:
     Exit code 0: promoted, or nothing is waiting for it. 3: not better; the reasons are tags of the version.
     """
     registry = Registry(config.tracking.uri, config.registry.name)
-    challenger, champion = registry.challenger(), registry.champion()
-    if challenger is None:
-        if champion is None:
-            raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered")
-        say(f"no challenger is waiting; {registry.name} version {champion} stays champion")
+    rows = None
+    for _ in range(_ATTEMPTS):
+        challenger, champion = registry.challenger(), registry.champion()
+        if challenger is None:
+            if champion is None:
+                raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered")
+            say(f"no challenger is waiting; {registry.name} version {champion} stays champion")
+            return None
+        rows = rows or read_pinned(manifest or pinned(config), config)
+        verdict = compare(registry, challenger, champion, rows, config)
+        if not verdict.promote:
+            registry.reject(challenger, verdict)
+            say(f"\n{registry.name} version {challenger} is not promoted: {verdict.reason}")
+            return EXIT_NOT_PROMOTED
+        try:
+            registry.promote(challenger, verdict, champion)
+        except ChampionChangedError as error:
+            say(f"\n{error}")
+            continue
+        say(f"\n{registry.name} version {challenger} is champion")
         return None
-    rows = read_pinned(manifest or pinned(config), config)
+    raise RegistryError(f"registry {registry.name}: the champion changed {_ATTEMPTS} times during the comparison")
+
+
+def compare(registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig) -> Verdict:
+    """Load and score both versions on the same rows, and let the gate decide."""
     new = scores(registry, challenger, rows, config)
     old = None if champion is None else scores(registry, champion, rows, config)
     verdict = decide(new, old, config.gate)
     say(f"version {challenger} against {f'champion {champion}' if champion else 'the floors'}, {rows.rows} rows\n")
     say(verdict.render())
-    if not verdict.promote:
-        registry.reject(challenger, verdict)
-        say(f"\n{registry.name} version {challenger} is not promoted: {verdict.reason}")
-        return EXIT_NOT_PROMOTED
-    registry.promote(challenger, verdict, champion)
-    say(f"\n{registry.name} version {challenger} is champion")
-    return None
+    return verdict
 
 
 def read_pinned(path: Path, config: RunConfig) -> Manifest:

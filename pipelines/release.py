@@ -14,7 +14,7 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.distributed.collectives import told
-from ranking.metrics import Predictions, reliability_curve
+from ranking.metrics import EvaluationReport, Predictions, reliability_curve
 from ranking.serving.artefact import export
 from ranking.tracking import figures
 from ranking.tracking.card import CardData, CardFacts, model_card
@@ -44,13 +44,29 @@ def score_best(
     return best, parts.evaluate(test, state, best.step)
 
 
+class RunReport(EvaluationReport):
+    """`report.json`: test metrics of the best checkpoint, and how it came to be.
+
+    Attributes:
+        history: validation reports, one for each evaluated step.
+        gates: mean softmax weight `[K][n]` of every gate and expert on the test rows, by module.
+        checkpoint: name of the checkpoint.
+    """
+
+    history: tuple[EvaluationReport, ...]
+    gates: dict[str, list[list[float]]]
+    checkpoint: str
+
+
 def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainState) -> None:
-    """`report.json` (test metrics of the best checkpoint, validation history)."""
-    report = found.report.model_dump(mode="json")
-    report["history"] = [entry.model_dump(mode="json") for entry in state.progress.history]
-    report["gates"] = {name: weights.tolist() for name, weights in found.gates.items()}
-    report["checkpoint"] = best.attempt
-    _write(parts.config.output / "report.json", json.dumps(report, indent=2) + "\n")
+    """Write `report.json` of the run directory."""
+    report = RunReport(
+        **dict(found.report),
+        history=state.progress.history,
+        gates={name: weights.tolist() for name, weights in found.gates.items()},
+        checkpoint=best.attempt,
+    )
+    _write(parts.config.output / "report.json", report.model_dump_json(indent=2) + "\n")
 
 
 def pin(config: RunConfig, test: Manifest) -> None:

@@ -33,7 +33,7 @@ def train(config: RunConfig) -> int | None:
         steps = parts.plan(manifest).steps
         state = parts.state(config.training.steps or config.training.epochs * steps)
         checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
-        resume(checkpoints, state, config, manifest)
+        resume(checkpoints, state, parts, manifest)
         with open_run(config, manifest, world) as run:
             trainer = Trainer(
                 state=state,
@@ -59,9 +59,7 @@ def release(parts: Assembly, state: TrainState, checkpoints: Checkpoints, run: N
     best, found = score_best(parts, state, checkpoints, test)
     if not parts.world.leads:
         return
-    history = state.progress.history
-    say(f"\nAUC@N-steps on validation, best at step {best.step}\n\n{auc_table(history)}")
-    say(f"\nTest, step {best.step}\n\n{auc_table([found.report])}\n")
+    say(f"AUC@N-steps on validation, best at step {best.step}\n\n{auc_table(state.progress.history)}\n")
     write_report(parts, best, found, state)
     pin(parts.config, test)
     draw(parts, found, state, run)
@@ -75,14 +73,15 @@ def release(parts: Assembly, state: TrainState, checkpoints: Checkpoints, run: N
     say(f"registered {parts.config.registry.name} version {version} as challenger")
 
 
-def resume(checkpoints: Checkpoints, state: TrainState, config: RunConfig, manifest: Manifest) -> None:
+def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifest: Manifest) -> None:
     """Continue from the newest committed checkpoint, or begin.
 
     Raises:
         InputError: the checkpoint belongs to other data, or to another order of it.
     """
+    config = parts.config
     fresh = Progress(
-        manifest=manifest.digest,
+        plan=parts.plan(manifest).digest,
         seed=config.seed,
         world_size=state.world.size,
         config=config.model_dump(mode="json"),
@@ -90,14 +89,12 @@ def resume(checkpoints: Checkpoints, state: TrainState, config: RunConfig, manif
     )
     found = checkpoints.restore(state)
     state.progress = fresh if found is None else found.model_copy(update={"world_size": state.world.size})
-    for key in ("manifest", "seed"):
-        before, now = getattr(state.progress, key), getattr(fresh, key)
-        if before != now:
-            raise told(
-                f"{config.output}: the run was started with {key} {before!s:.12}, got {now!s:.12}; "
-                "expected the same, or another `output`",
-                state.world,
-            )
+    if state.progress.plan != fresh.plan:
+        raise told(
+            f"{config.output}: the run was started on plan {state.progress.plan:.12}, got {fresh.plan:.12}; "
+            "expected the same shards, seed, batch size, lanes, block and order, or another `output`",
+            state.world,
+        )
 
 
 def open_run(config: RunConfig, manifest: Manifest, world: World) -> NullRun:

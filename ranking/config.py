@@ -150,11 +150,12 @@ def _explain(error: ValidationError, data: dict[str, Any]) -> str:
 def _path(location: tuple[int | str, ...], data: Any) -> str:
     """Dotted path of a complaint, without the names of union members that pydantic puts in between."""
     parts: list[str] = []
-    for i, part in enumerate(location):
-        inside = isinstance(data, dict) and part in data
-        inside |= isinstance(data, list) and isinstance(part, int) and part < len(data)
-        if inside or i == len(location) - 1:
-            parts.append(str(part))
-        if inside:
-            data = data[part]
+    for part in location:
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]  # type: ignore[index]  # a list's part is an int
+        elif isinstance(data, dict) and part not in (data.get("type"), data.get("kind")):
+            data = {}  # missing, or from the environment or the command line
+        else:
+            continue
+        parts.append(str(part))
     return ".".join(parts)

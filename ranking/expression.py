@@ -40,6 +40,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": pc.min_element_wise,
     "sqrt": pc.sqrt,
 }
+_VARIADIC = ("coalesce", "max", "min")
 
 
 class Expression:
@@ -104,6 +105,8 @@ class Expression:
                 self._check(left, names)
                 self._check(right, names)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
+                if len(args) > 1 and name not in _VARIADIC:
+                    raise ValueError(f"expression {self.text!r}: {name} got {len(args)} arguments; expected one argument")
                 for argument in args:
                     self._check(argument, names)
             case _:

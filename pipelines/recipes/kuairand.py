@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipelines.recipes.history import history
+from pipelines.recipes.history import OUTCOMES, history
 from pipelines.recipes.tables import Types, converted, read_table
 from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
@@ -33,7 +33,9 @@ LABELS = (
 
 _MISSING = -124
 _INT, _STRING = pa.int64(), pa.large_string()
-_LOG = dict.fromkeys(("user_id", "video_id", "date", "hourmin", "time_ms", "tab", "duration_ms", *LABELS), _INT)
+_LOG = dict.fromkeys(
+    ("user_id", "video_id", "date", "hourmin", "time_ms", "tab", "duration_ms", *LABELS, *OUTCOMES), _INT
+)
 _USERS = (
     {"user_id": _INT, "user_active_degree": _STRING, "is_live_streamer": _INT, "is_video_author": _INT}
     | dict.fromkeys((f"{what}_user_num" for what in ("follow", "fans", "friend")), _INT)
@@ -75,14 +77,19 @@ def prepare_kuairand(source: Path, output: Path, config: KuairandConfig) -> None
     Raises:
         InputError: a file is missing or damaged, lacks a column, has one of another type, or holds a key twice.
     """
+    rows = exposures(source, config)
+    if config.history:
+        rows = history(rows)
+    counted_only = [name for name in OUTCOMES if name not in LABELS]
+    write_dataset([rows.drop_columns(counted_only)], output, "day", config)
+
+
+def exposures(source: Path, config: KuairandConfig) -> pa.Table:
+    """The log joined with user and video, in order of time, before history; arguments as for `prepare_kuairand`."""
     logs, users, videos = _find(source)
     log = pa.concat_tables([read_table(path, _LOG, PUBLISHER) for path in logs])
     log = _days(log, config).sort_by([("date", "ascending"), ("time_ms", "ascending")])
-    rows = _joined(_joined(log, _features(users, _USERS), users), _videos(videos), videos)
-    rows = _derived(rows)
-    if config.history:
-        rows = history(rows)
-    write_dataset([rows], output, "day", config)
+    return _derived(_joined(_joined(log, _features(users, _USERS), users), _videos(videos), videos))
 
 
 def _find(source: Path) -> tuple[list[Path], Path, Path]:

@@ -24,7 +24,12 @@ from ranking.schema import Frozen
 Encode = Callable[[pa.Table, Tensor], Rows]
 """Raw columns and their `[N]` int64 manifest row numbers to encoded rows; must accept a table without rows."""
 
-Urls = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Urls = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
 
 _SPAN_ROWS = 65_536
 

@@ -18,7 +18,7 @@ class ArchitectureConfig(Frozen):
     bottom: tuple[int, ...] = Field((256, 128), description="Widths of the shared-bottom stack, lowest layer first.")
     tower: tuple[int, ...] = Field((64,), description="Hidden widths of every task's tower.")
     dropout: float = Field(0.0, ge=0, lt=1)
-    embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the network's input.")
+    embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embedding vectors.")
 
 
 class Architecture(nn.Module):

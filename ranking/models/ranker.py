@@ -39,6 +39,6 @@ class RankingModel(nn.Module):
             `[B, T]`.
         """
         vectors = self.embeddings(sparse)
-        x = torch.cat([vectors, dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
-        logits: Tensor = self.architecture(self.dropout(x.squeeze(1) if x.shape[1] == 1 else x))
+        x = torch.cat([self.dropout(vectors), dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
+        logits: Tensor = self.architecture(x.squeeze(1) if x.shape[1] == 1 else x)
         return logits

@@ -125,8 +125,10 @@ class Registry:
         return aliases.get(CHAMPION)
 
     def challenger(self) -> int | None:
-        """The version under validation."""
-        return self._aliases().get(CHALLENGER)
+        """The version under validation; never the champion, which a promotion cut short leaves under both aliases."""
+        aliases = self._aliases()
+        challenger = aliases.get(CHALLENGER)
+        return None if challenger == aliases.get(CHAMPION) else challenger
 
     def previous(self) -> int | None:
         """The version that a rollback returns to."""
@@ -282,7 +284,7 @@ class Registry:
             self._drop(PREVIOUS)
 
     def _retire_challenger(self, version: int) -> None:
-        if self.challenger() == version:
+        if self._aliases().get(CHALLENGER) == version:
             self._drop(CHALLENGER)
 
     def _drop(self, alias: str) -> None:

@@ -24,7 +24,7 @@ class Progress(Frozen):
         step: updates done.
         epoch: epoch of the next step.
         step_in_epoch: index of the next step inside its epoch.
-        manifest: digest of the training manifest the position refers to.
+        plan: digest of the order of examples the position refers to.
         world_size: ranks that saved.
         seed: the run's seed.
         window: running loss sums since the last log line.
@@ -36,7 +36,7 @@ class Progress(Frozen):
     step: int = Field(0, ge=0)
     epoch: int = Field(0, ge=0)
     step_in_epoch: int = Field(0, ge=0)
-    manifest: str = ""
+    plan: str = ""
     world_size: int = 1
     seed: int = 0
     window: tuple[float, ...] = ()

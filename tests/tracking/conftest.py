@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ranking.tracking.runs import TrackingConfig
+from tests.tracking.registry_store import registry, registry_store  # noqa: F401  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
