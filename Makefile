@@ -5,11 +5,15 @@ CONFIG ?= configs/quickstart.yaml
 VARIANT := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := OMP_NUM_THREADS=1 $(BIN)/python -m
+RUN := $(BIN)/python -m
 OVERRIDES := --device=$(DEVICE)
 
+export OMP_NUM_THREADS ?= 1
+export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
+export MLFLOW_DISABLE_TELEMETRY = true
+
 .DEFAULT_GOAL := help
-.PHONY: help train test check clean
+.PHONY: help train test check schema docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,18 +21,24 @@ help:  ## this list
 train: .venv/$(VARIANT)  ## prepare, check, train, register and promote (DEVICE=cuda NPROC=8 CONFIG=...)
 	$(RUN) pipelines.prepare -c $(CONFIG) $(OVERRIDES)
 	$(RUN) pipelines.doctor -c $(CONFIG) $(OVERRIDES)
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m pipelines.train -c $(CONFIG) $(OVERRIDES)
+	$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m pipelines.train -c $(CONFIG) $(OVERRIDES)
 	$(RUN) pipelines.promote -c $(CONFIG) $(OVERRIDES) || [ $$? -eq 3 ]
 	$(RUN) pipelines.report -c $(CONFIG) $(OVERRIDES)
 
 test: .venv/dev  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 check: .venv/dev  ## ruff, mypy --strict, the architecture and the configuration schema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+schema: .venv/cpu  ## write configs/schema.json
+	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json
+
+docs: .venv/cpu  ## copy report and figures of runs/quickstart to docs/quickstart
+	$(RUN) pipelines.report -c configs/quickstart.yaml --publish docs/quickstart
 
 clean:  ## remove what commands made, except the virtual environment
 	rm -rf runs data mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,8 +19,10 @@ from ranking.errors import EXIT_INPUT
 
 Limit = Annotated[int | None, typer.Option(min=1, help="Rows read of each split; all when left out.")]
 
+Full = Annotated[bool, typer.Option("--full", help="Show every feature, drift and all notes.")]
 
-def doctor(config: RunConfig, limit: Limit = None) -> int | None:
+
+def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | None:
     """Check that the data fits the configuration: types, labels, sample spaces, ids, drift.
 
     Exit code 2 where training would fail; warnings and notes leave 0.
@@ -33,7 +35,10 @@ def doctor(config: RunConfig, limit: Limit = None) -> int | None:
         if getattr(data, split)
     }
     report = examine(schema, transforms, {name: tables(m, config) for name, m in manifests.items()}, limit)
-    say(report.render())
+    say(report.render(full))
+    if not full:
+        notes = sum(finding.level == "note" for finding in report.findings)
+        say(f"\n{'no error' if report.healthy else 'errors'}; --full shows every feature and {notes} notes")
     return None if report.healthy else EXIT_INPUT
 
 

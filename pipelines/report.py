@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import ValidationError
 
 from pipelines.job import job, say
@@ -18,11 +21,16 @@ from ranking.tracking.redact import redact_text
 from ranking.tracking.registry import Registry
 
 
-def report(config: RunConfig) -> None:
+Publish = Annotated[Path | None, typer.Option(help="Directory for a copy: report.json, auc.md and the figures.")]
+
+
+def report(config: RunConfig, publish: Publish = None) -> None:
     """Print the AUC@N-steps table, the test metrics, and where run and model are to be found."""
     found = read_report(config.output / "report.json")
     say(f"AUC@N-steps on validation, best at step {found.step}\n\n{auc_table(found.history)}")
     say(f"\nTest, step {found.step}\n\n{auc_table([found])}\n")
+    if publish is not None:
+        copy(found, config.output, publish)
     identity = Identity.load(config.output / "tracking")
     registry = Registry(config.tracking.uri, config.registry.name)
     champion, challenger = registry.champion(), registry.challenger()
@@ -31,6 +39,21 @@ def report(config: RunConfig) -> None:
     say(f"model     {registry.name}: champion {champion or 'none'}, challenger {challenger or 'none'}")
     say(f"figures   {config.output / 'figures'}")
     say(f"MLflow    {shlex.quote(sys.executable)} -m mlflow ui --backend-store-uri {shlex.quote(uri)}")
+
+
+def copy(found: RunReport, run: Path, target: Path) -> None:
+    """What documents quote, beside the file it comes from."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "report.json", target)
+    (target / "auc.md").write_text(markdown(found))
+    for figure in sorted((run / "figures").glob("*.png")):
+        shutil.copy(figure, target)
+
+
+def markdown(found: RunReport) -> str:
+    """The two tables of a report as Markdown."""
+    history, test = auc_table(found.history, markdown=True), auc_table([found], markdown=True)
+    return f"Validation, by optimizer steps:\n\n{history}\n\nTest, best checkpoint:\n\n{test}\n"
 
 
 def read_report(path: Path) -> RunReport:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ranking.data.loader import DataConfig
+from ranking.data.recipes import PrepareConfig
 from ranking.distributed.sharding import ShardingConfig
 from ranking.errors import InputError
 from ranking.models.zoo import ModelConfig
@@ -44,6 +45,7 @@ with warnings.catch_warnings():
         data: DataConfig
         schema: Schema  # type: ignore[assignment]  # shadows a deprecated method of pydantic's
         model: ModelConfig
+        prepare: PrepareConfig | None = Field(None, description="How `data` is made; left out: it is there already.")
         objective: ObjectiveConfig = ObjectiveConfig()
         optimizer: OptimizerConfig = OptimizerConfig()
         sharding: ShardingConfig = ShardingConfig()

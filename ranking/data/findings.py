@@ -82,15 +82,24 @@ class DoctorReport(Frozen):
         """Whether there is no error among the findings."""
         return all(finding.level != "error" for finding in self.findings)
 
-    def render(self) -> str:
-        """The report as plain-text tables."""
+    def render(self, full: bool = True) -> str:
+        """The report as plain-text tables.
+
+        Args:
+            full: every feature and every note; else rows, tasks, errors and warnings.
+        """
+        shown = [f for f in self.findings if full or f.level != "note"]
         tables = [
             _table("split rows", [[split, f"{rows:,}"] for split, rows in self.rows.items()]),
             _table("split task entire rate support rate positives outside", [_task_cells(t) for t in self.tasks]),
-            _table("split feature null unknown out-of-range constant", [_feature_cells(f) for f in self.features]),
-            _table("split feature psi ks", [[d.split, d.feature, f"{d.psi:.3f}", _cell(d.ks)] for d in self.drift]),
-            _table("level where message", [[f.level, f.where, f.message] for f in self.findings]),
         ]
+        if full:
+            drift = [[d.split, d.feature, f"{d.psi:.3f}", _cell(d.ks)] for d in self.drift]
+            tables += [
+                _table("split feature null unknown out-of-range constant", [_feature_cells(f) for f in self.features]),
+                _table("split feature psi ks", drift),
+            ]
+        tables.append(_table("level where message", [[f.level, f.where, f.message] for f in shown]))
         return "\n\n".join(table for table in tables if table)
 
 

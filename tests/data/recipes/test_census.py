@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.recipes.census import PUBLISHER, TYPES, CensusConfig, prepare_census
+from ranking.data.recipes.census import PUBLISHER, TYPES, CensusConfig, prepare_census
 from ranking.errors import InputError
 
-SHARED = Path(__file__).parents[3] / "shared/data/census_income"
+SHARED = Path(__file__).parents[4] / "shared/data/census_income"
 ANY_FILE = CensusConfig(test_md5="")
 ROW = {
     "age": 73, "class_worker": "Not in universe", "det_ind_code": 0, "det_occ_code": 0,

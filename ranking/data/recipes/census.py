@@ -10,6 +10,7 @@ import io
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from pydantic import Field
 
-from pipelines.recipes.tables import read_table
 from ranking.data.hashing import hash_keys
+from ranking.data.recipes.tables import read_table
 from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
 
@@ -63,6 +64,7 @@ _NEVER_FEATURES = ("income_50k", "marital_stat", "education", "instance_weight")
 class CensusConfig(WriterConfig):
     """The `census` recipe."""
 
+    type: Literal["census"] = "census"
     seed: int = Field(0, description="Of the random 1:1 split of the publisher's test rows.")
     test_md5: str = Field(
         "b82952d217858365c8e597827e3e5468",

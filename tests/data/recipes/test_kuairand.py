@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.recipes.kuairand import LABELS, PUBLISHER, KuairandConfig, prepare_kuairand
+from ranking.data.recipes.kuairand import LABELS, PUBLISHER, KuairandConfig, prepare_kuairand
 from ranking.errors import InputError
 
-SLICE = Path(__file__).parents[1] / "data/kuairand"
+SLICE = Path(__file__).parents[1] / "kuairand"
 LOG, USERS, VIDEOS = "log_standard_0425_0508.parquet", "user_features.parquet", "video_features_basic.parquet"
 PLAIN = KuairandConfig(history=False)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipelines.recipes.history import OUTCOMES, history
-from pipelines.recipes.tables import Types, converted, read_table
+from ranking.data.recipes.history import OUTCOMES, history
+from ranking.data.recipes.tables import Types, converted, read_table
 from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
 
@@ -61,6 +62,7 @@ _LAYOUTS = (  # logs in order, users, videos
 class KuairandConfig(WriterConfig):
     """The `kuairand` recipe. Days outside the range are dropped before anything is counted."""
 
+    type: Literal["kuairand"] = "kuairand"
     first_day: date | None = Field(None, description="First day of the log to keep.")
     last_day: date | None = Field(None, description="Last day of the log to keep.")
     history: bool = Field(True, description="Add counts and rates of earlier days.")
