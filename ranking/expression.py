@@ -74,6 +74,10 @@ class Expression:
         """
         return self._run(self._tree, columns)
 
+    def implies(self, other: Expression) -> bool:
+        """Whether this is visibly true only where `other` is: a conjunction with all of the other's terms."""
+        return _terms(other._tree) <= _terms(self._tree)
+
     def __str__(self) -> str:
         """The text as the user wrote it."""
         return self.text
@@ -106,7 +110,9 @@ class Expression:
                 self._check(right, names)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
                 if len(args) > 1 and name not in _VARIADIC:
-                    raise ValueError(f"expression {self.text!r}: {name} got {len(args)} arguments; expected one argument")
+                    raise ValueError(
+                        f"expression {self.text!r}: {name} got {len(args)} arguments; expected one argument"
+                    )
                 for argument in args:
                     self._check(argument, names)
             case _:
@@ -149,6 +155,13 @@ class Expression:
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """A string, for editors."""
         return {"type": "string", "minLength": 1}
+
+
+def _terms(node: ast.AST) -> frozenset[str]:
+    """Operands of the `&` at the top of a tree, in one spelling."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+        return _terms(node.left) | _terms(node.right)
+    return frozenset([ast.unparse(node)])
 
 
 def _boolean(values: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ranking.nn.gates import take_imbalance
 from ranking.schema import Frozen, Task
 
 
@@ -28,6 +29,9 @@ class Architecture(nn.Module):
         config: its YAML section.
         width: D, the width of x.
         tasks: the tasks in schema order; T of them.
+
+    Raises:
+        InputError: the configuration does not fit the tasks.
     """
 
     Config: ClassVar[type[ArchitectureConfig]]
@@ -35,7 +39,12 @@ class Architecture(nn.Module):
     def __init__(self, config: Any, width: int, tasks: tuple[Task, ...]) -> None:
         """Remember the common settings."""
         super().__init__()
+        self.check(config, tasks)
         self.config, self.width, self.tasks = config, width, tasks
+
+    @classmethod
+    def check(cls, config: Any, tasks: tuple[Task, ...]) -> None:
+        """Raise InputError where the configuration does not fit the tasks; most fit any."""
 
     @classmethod
     def prefixes(cls, config: Any, tasks: tuple[Task, ...]) -> tuple[str, ...]:
@@ -54,8 +63,13 @@ class Architecture(nn.Module):
         raise AssertionError(f"{type(self).__name__} has no forward")
 
     def penalty(self) -> Tensor | None:
-        """A term added to the loss, the same on every rank; None without one."""
-        return None
+        """A term added to the loss; None without one. Asked for once after every forward.
+
+        It may depend on the parameters alone, and is then the same on every rank, or on the batch of the last forward
+        in training mode, such as the load balancing of gates that is the default: DDP then averages it over the
+        ranks, each of which balances its own part of the batch. It is computed in float32, under autocast too.
+        """
+        return take_imbalance(self)
 
 
 def predictions(logits: Tensor, tasks: tuple[Task, ...]) -> Tensor:

@@ -26,6 +26,8 @@ class RankingModel(nn.Module):
         super().__init__()
         self.embeddings = embeddings
         self.architecture = architecture
+        # Not read off a tensor in forward: TorchRec's pipeline traces that with stand-ins, which have no shape.
+        self.copies = len(architecture.prefixes(architecture.config, architecture.tasks))
         self.dropout = nn.Dropout(architecture.config.embedding_dropout)
 
     def forward(self, sparse: Any, dense: Tensor) -> Tensor:
@@ -40,5 +42,5 @@ class RankingModel(nn.Module):
         """
         vectors = self.embeddings(sparse)
         x = torch.cat([self.dropout(vectors), dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
-        logits: Tensor = self.architecture(x.squeeze(1) if x.shape[1] == 1 else x)
+        logits: Tensor = self.architecture(x if self.copies > 1 else x.squeeze(1))
         return logits

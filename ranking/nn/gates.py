@@ -54,7 +54,7 @@ class Gates(nn.Module):
         clean = logits = self._logits(self.linear, x)
         spread = None
         if self.spread is not None and self.training:
-            spread = functional.softplus(self._logits(self.spread, x))
+            spread = functional.softplus(self._logits(self.spread, x)) + 1e-2  # bounds the load's gradient
             logits = clean + torch.randn_like(clean) * spread
         if self.visible is not None:
             logits = logits.masked_fill(~self.visible, -torch.inf)
@@ -117,7 +117,8 @@ def _load(clean: Tensor, logits: Tensor, spread: Tensor, top_k: int) -> Tensor:
     largest = logits.topk(top_k + 1, dim=-1).values.clamp(min=-1e9)  # an unseen expert's -inf would make NaN gradients
     inside, outside = largest[..., top_k:], largest[..., top_k - 1 : top_k]  # thresholds of kept and of other experts
     threshold = torch.where(logits >= outside, inside, outside)
-    return torch.special.ndtr((clean - threshold) / spread).sum(0)
+    kept: Tensor = torch.special.ndtr((clean - threshold) / spread)
+    return kept.sum(0)
 
 
 def _squared_variation(totals: Tensor, visible: Tensor | None) -> Tensor:
@@ -126,4 +127,5 @@ def _squared_variation(totals: Tensor, visible: Tensor | None) -> Tensor:
     count = seen.sum(1)
     mean = (totals * seen).sum(1) / count
     variance = ((totals - mean.unsqueeze(1)).square() * seen).sum(1) / count
-    return (variance / (mean.square() + 1e-10)).sum()
+    total: Tensor = (variance / (mean.square() + 1e-10)).sum()
+    return total

@@ -7,14 +7,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ranking.objective.weighting import StaticWeighting, WeightingConfig
+from ranking.objective.weighting import StaticConfig, WeightingConfig, build_weighting
 from ranking.schema import Frozen, Task
 
 
 class ObjectiveConfig(Frozen):
     """How losses are shaped and weighed."""
 
-    weighting: WeightingConfig = WeightingConfig()
+    weighting: WeightingConfig = StaticConfig()
     huber_delta: float = Field(1.0, gt=0, description="Where the Huber loss turns from square to linear.")
 
 
@@ -30,15 +30,18 @@ class Objective(nn.Module):
         world_size: W.
     """
 
+    places: Tensor
+
     def __init__(self, config: ObjectiveConfig, tasks: tuple[Task, ...], world_size: int) -> None:
         """Remember which column has which loss."""
         super().__init__()
         self.delta, self.world_size = config.huber_delta, world_size
-        self.weighting = StaticWeighting(config.weighting, tasks)
-        self.columns = {
-            loss: [i for i, task in enumerate(tasks) if task.loss == loss] for loss in ("bce", "mse", "huber")
-        }
-        self.order = [i for columns in self.columns.values() for i in columns]
+        self.weighting = build_weighting(config.weighting, tasks)
+        self.losses = sorted({task.loss for task in tasks})
+        columns = [torch.tensor([i for i, task in enumerate(tasks) if task.loss == loss]) for loss in self.losses]
+        for loss, places in zip(self.losses, columns, strict=True):
+            self.register_buffer(f"columns_{loss}", places, persistent=False)
+        self.register_buffer("places", torch.cat(columns).argsort(), persistent=False)
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Every task's loss on every row, masked or not.
@@ -50,13 +53,15 @@ class Objective(nn.Module):
         Returns:
             `[B, T]` float32.
         """
-        logits, parts = logits.float(), []
-        for loss, columns in self.columns.items():
-            if columns:
-                parts.append(self._loss(loss, logits[:, columns], labels[:, columns]))
-        stacked = torch.cat(parts, dim=1)
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return stacked[:, inverse] if inverse != list(range(len(inverse))) else stacked
+        logits = logits.float()
+        if len(self.losses) == 1:
+            return self._loss(self.losses[0], logits, labels)
+        parts = [
+            self._loss(loss, logits.index_select(1, columns), labels.index_select(1, columns))
+            for loss in self.losses
+            for columns in (self.get_buffer(f"columns_{loss}"),)
+        ]
+        return torch.cat(parts, dim=1).index_select(1, self.places)
 
     def task_losses(self, logits: Tensor, labels: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
         """This rank's share of every L_k: local masked sum over global count.
@@ -73,7 +78,9 @@ class Objective(nn.Module):
         losses = self.example_losses(logits, labels)
         return (losses * masks).sum(0) / counts.clamp(min=1)
 
-    def forward(self, shares: Tensor, epoch: int, step: int, penalty: Tensor | None = None) -> Tensor:
+    def forward(
+        self, shares: Tensor, epoch: int, step: int, penalty: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
         """The scalar to call `backward` on.
 
         Args:
@@ -81,12 +88,15 @@ class Objective(nn.Module):
             epoch: position of the schedule.
             step: position of the schedule.
             penalty: the architecture's own term.
+            counts: `[T]` as in `task_losses`; left out: every task has examples.
 
         Returns:
             Scalar.
         """
         loss: Tensor = self.world_size * (self.weighting(epoch, step) * shares).sum()
-        return loss if penalty is None else loss + penalty
+        present = torch.ones_like(shares) if counts is None else counts > 0
+        own = self.weighting.penalty(epoch, step, present)
+        return sum((term for term in (penalty, own) if term is not None), loss)
 
     def _loss(self, loss: str, logits: Tensor, labels: Tensor) -> Tensor:
         if loss == "bce":
