@@ -69,8 +69,10 @@ class Assembly:
         return lead(lambda: Manifest.build(urls, columns, data.storage_options, f"data.{split}"), self.world)
 
     def plan(self, manifest: Manifest) -> Plan:
-        """The order of training examples."""
-        return self.config.data.plan(manifest, self.config.seed)
+        """The order of training examples, if the world's ranks can share it."""
+        plan = self.config.data.plan(manifest, self.config.seed)
+        lead(lambda: plan.shares(0, self.world.size), self.world)
+        return plan
 
     def training_feed(self, manifest: Manifest, start: Position) -> Feed:
         """This rank's training batches from a position on, without end."""
@@ -91,14 +93,14 @@ class Assembly:
         torch.manual_seed(config.seed)
         prefixes = zoo.prefixes(config.model, schema.tasks)
         embeddings = ShardedEmbeddings(schema, self.table_rows, prefixes)
-        fuse_optimizers(embeddings, schema, config.optimizer.sparse)
+        left = fuse_optimizers(embeddings, schema, config.optimizer.sparse)
         model = RankingModel(embeddings, zoo.build(config.model, schema.input_width, schema.tasks))
         step = TrainStep(model, Objective(config.objective, schema.tasks, world.size), config.training.precision)
         batch = config.data.batch_size // world.size
         sharded = shard(step, embeddings, schema, world, config.sharding, batch)
         fill_tables(sharded, schema, prefixes, config.seed)
         torch.manual_seed(config.seed * 1000 + world.rank)  # dropout differs between ranks
-        return TrainState(sharded, Optimizers(sharded, config.optimizer, total_steps), world)
+        return TrainState(sharded, Optimizers(sharded, config.optimizer, total_steps, left), world)
 
     def _feed(self, manifest: Manifest, plan: Plan, data: DataConfig, start: Position, epochs: int | None) -> Feed:
         loader = Loader(manifest, plan, self.encoder.rows, data, self.world.rank, self.world.size, start, epochs)

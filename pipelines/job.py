@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ranking.config import load
+from ranking.config import Settings, read
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, InputError, ToldError
 
 Files = Annotated[
@@ -20,8 +21,11 @@ Files = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces.")]
 
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
+_PASSED_ON: dict[str, Any] = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
 
-def job(body: Callable[..., int | None]) -> Callable[[], None]:
+
+def job(body: Callable[..., int | None]) -> typer.Typer:
     """Turn `body(config, **options)` into a command line.
 
     The command takes `-c CONFIG` (repeatable), `--debug`, the body's own typer options, and any
@@ -29,16 +33,33 @@ def job(body: Callable[..., int | None]) -> Callable[[], None]:
     unforeseen in one line and exit code 1; `--debug` shows the stack.
 
     Args:
-        body: takes a RunConfig first; returns an exit code, None for success.
+        body: takes its configuration first, a RunConfig or other Settings as annotated; returns an exit code, None
+            for success.
 
     Returns:
-        A function without arguments that parses the command line and exits.
+        An application without arguments that parses the command line and exits.
     """
+    app = typer.Typer(**_PLAIN)
+    app.command(**_PASSED_ON)(_command(body))
+    return app
+
+
+def jobs(bodies: Mapping[str, Callable[..., int | None]]) -> typer.Typer:
+    """Like `job`, for several bodies, each under its own word on the command line."""
+    app = typer.Typer(**_PLAIN, no_args_is_help=True)
+    app.callback()(lambda: None)  # keeps the word even where there is one body only
+    for name, body in bodies.items():
+        app.command(name, **_PASSED_ON)(_command(body))
+    return app
+
+
+def _command(body: Callable[..., int | None]) -> Callable[..., None]:
+    kind = _kind(body)
 
     def command(context: typer.Context, files: Files, debug: Debug = False, **options: object) -> None:
         _quiet()
         try:
-            code = body(load(files, context.args), **options)
+            code = body(read(kind, files, context.args), **options)
         except ToldError:
             raise typer.Exit(EXIT_INPUT) from None
         except InputError as error:
@@ -50,9 +71,7 @@ def job(body: Callable[..., int | None]) -> Callable[[], None]:
 
     command.__signature__ = _signature(command, body)  # type: ignore[attr-defined]
     command.__doc__ = inspect.getdoc(body)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
-    return app
+    return command
 
 
 def say(text: str = "") -> None:
@@ -60,10 +79,19 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
+def _kind(body: Callable[..., int | None]) -> type[Settings]:
+    """Class of a body's first parameter: what its configuration is read as."""
+    hints = inspect.get_annotations(body, eval_str=True)
+    kind: type[Settings] = hints[next(iter(inspect.signature(body).parameters))]
+    return kind
+
+
 def _signature(command: Callable[..., None], body: Callable[..., int | None]) -> inspect.Signature:
     hints = inspect.get_annotations(body, eval_str=True)
     own = list(inspect.signature(body).parameters.values())[1:]
-    shared = inspect.signature(command, eval_str=True).parameters
+    shared = dict(inspect.signature(command, eval_str=True).parameters)
+    if files := _kind(body).files:
+        shared["files"] = shared["files"].replace(default=list(files))
     options = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     common = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in shared.items() if n != "options"]
     return inspect.Signature([*common, *options])
@@ -72,7 +100,7 @@ def _signature(command: Callable[..., None], body: Callable[..., int | None]) ->
 def _complain(message: str, code: int, debug: bool) -> None:
     typer.echo(f"error: {message}", err=True)
     if debug:
-        raise  # inside the caller's except block
+        typer.echo(traceback.format_exc(), err=True)
     raise typer.Exit(code) from None
 
 

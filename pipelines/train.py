@@ -29,7 +29,7 @@ def train(config: RunConfig) -> int | None:
     """
     with join(config.device) as world:
         parts = Assembly(config, world)
-        manifest, validation = parts.manifest("train"), parts.manifest("validation")
+        manifest, validation, test = (parts.manifest(split) for split in ("train", "validation", "test"))
         steps = parts.plan(manifest).steps
         state = parts.state(config.training.steps or config.training.epochs * steps)
         checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
@@ -49,13 +49,14 @@ def train(config: RunConfig) -> int | None:
             if not trainer.train():
                 log.warning("stopped at step %d after a commit; the same command goes on", state.progress.step)
                 return EXIT_STOPPED
-            release(parts, state, checkpoints, run)
+            release(parts, state, checkpoints, run, manifest, test)
     return None
 
 
-def release(parts: Assembly, state: TrainState, checkpoints: Checkpoints, run: NullRun) -> None:
+def release(
+    parts: Assembly, state: TrainState, checkpoints: Checkpoints, run: NullRun, manifest: Manifest, test: Manifest
+) -> None:
     """Report on the best checkpoint and register it; all ranks evaluate, rank 0 writes."""
-    manifest, test = parts.manifest("train"), parts.manifest("test")
     best, found = score_best(parts, state, checkpoints, test)
     if not parts.world.leads:
         return

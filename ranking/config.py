@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,6 +16,7 @@ from ranking.data.loader import DataConfig
 from ranking.data.recipes import PrepareConfig
 from ranking.distributed.sharding import ShardingConfig
 from ranking.errors import InputError
+from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
 from ranking.objective.loss import ObjectiveConfig
 from ranking.schema import Schema
@@ -28,15 +29,30 @@ from ranking.training.evaluate import EvaluationConfig
 from ranking.training.optimizer import OptimizerConfig
 from ranking.training.trainer import TrainingConfig
 
+
+class Settings(BaseSettings):
+    """What a job is configured by: read from YAML files, the environment and the command line."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, validate_default=True, env_prefix="RANKING_", env_nested_delimiter="__"
+    )
+    files: ClassVar[tuple[Path, ...]] = ()  # read where the command line names none
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # sources by name
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment over the files, which arrive as constructor arguments; the command line over both."""
+        return sources["env_settings"], sources["init_settings"]
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message='Field name "schema"')  # the section's natural name
 
-    class RunConfig(BaseSettings):
+    class RunConfig(Settings):
         """Everything a job needs to know."""
-
-        model_config = SettingsConfigDict(
-            extra="forbid", frozen=True, validate_default=True, env_prefix="RANKING_", env_nested_delimiter="__"
-        )
 
         name: str = Field("ranking", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run.")
         seed: int = Field(0, ge=0, description="Of initial weights, order of examples and dropout.")
@@ -59,6 +75,7 @@ with warnings.catch_warnings():
 
         @model_validator(mode="after")
         def _sections_agree(self) -> Self:
+            zoo.check(self.model, self.schema.tasks)
             known = self.schema.task_names
             named = {"evaluation.tasks": self.evaluation.tasks, "fusion.powers": tuple(self.fusion.powers)}
             for path, tasks in named.items():
@@ -72,21 +89,30 @@ with warnings.catch_warnings():
                 )
             return self
 
-        @classmethod
-        def settings_customise_sources(  # type: ignore[override]  # sources by name
-            cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """The environment over the files, which arrive as constructor arguments; the command line over both."""
-            return sources["env_settings"], sources["init_settings"]
+        @model_validator(mode="after")
+        def _tables_suit_the_device(self) -> Self:
+            for name in self.schema.table_names():
+                table = self.schema.table(name)
+                kind = table.optimizer or self.optimizer.sparse.type
+                if self.device == "cpu" and kind == "adam" and table.sharding != "data_parallel":
+                    path = f"schema.tables.{name}.optimizer" if table.optimizer else "optimizer.sparse.type"
+                    raise ValueError(f"{path}: got 'adam' on cpu; expected rowwise_adagrad, adagrad or sgd")
+            return self
 
 
 def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check the configuration of a run, see `read`."""
+    return read(RunConfig, files, overrides)
+
+
+def read(kind: type[Kind], files: Sequence[Path], overrides: Sequence[str] = ()) -> Kind:
     """Read and check a configuration.
 
     Later files overlay earlier ones key by key; RANKING_<SECTION>__<KEY> environment variables overlay the files;
     dotted overrides overlay everything.
 
     Args:
+        kind: class of the configuration.
         files: YAML files.
         overrides: `--section.key=value`, or `--section.key value`.
 
@@ -97,7 +123,7 @@ def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> RunConfig:
     for file in files:
         data = _overlay(data, _read(file))
     try:
-        return RunConfig(**data, _cli_parse_args=list(overrides), _cli_exit_on_error=False, _cli_avoid_json=True)
+        return kind(**data, _cli_parse_args=list(overrides), _cli_exit_on_error=False, _cli_avoid_json=True)
     except ValidationError as error:
         raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
     except SettingsError as error:
@@ -140,6 +166,10 @@ def _explain(error: ValidationError, data: dict[str, Any]) -> str:
     match first["type"]:
         case "extra_forbidden":
             text = f"{path}: unknown key"
+        case "union_tag_invalid":
+            found = first["ctx"]
+            text = f"{path}.{found['discriminator'].strip(chr(39))}: got {found['tag']!r}; expected one of "
+            text += found["expected_tags"]
         case "missing":
             text = f"{path}: missing; expected a value"
         case "value_error":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,9 +14,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ranking.schema import Frozen, Schema
+from ranking.distributed.arrangement import Arrangement, LookUp, local_look_up
+from ranking.schema import Frozen, Schema, Table
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -53,7 +55,12 @@ class ShardedEmbeddings(nn.Module):
         self.collection = EmbeddingBagCollection(
             tables=configs, is_weighted=schema.weighted, device=torch.device("meta")
         )
-        self.order = [_output_names(schema, configs, prefix) for prefix in prefixes]
+        self.arrangement = Arrangement([_output_names(schema, configs, prefix) for prefix in prefixes])
+        self.local: LookUp | None = None
+
+    def stay_local(self) -> None:
+        """Skip the exchange with other ranks from now on; only for a sharded collection in a world of one."""
+        self.local = local_look_up(self.collection)
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         """Look every feature up.
@@ -64,23 +71,37 @@ class ShardedEmbeddings(nn.Module):
         Returns:
             `[B, P, E]`: for each of the P prefixes all features' vectors in schema order.
         """
-        output = self.collection(sparse)
-        return torch.stack(KeyedTensor.regroup([output], self.order), dim=1)
+        if not self.arrangement.names:
+            return torch.zeros(sparse.stride(), len(self.prefixes), 0, device=sparse.device())
+        vectors: Tensor = self.arrangement(self.collection(sparse) if self.local is None else self.local(sparse))
+        return vectors
 
 
-def fuse_optimizers(embeddings: ShardedEmbeddings, schema: Schema, config: SparseOptimizerConfig) -> None:
+@dataclass(frozen=True)
+class TableOptimizer:
+    """The optimizer of one table: its class and the settings it is built with."""
+
+    kind: type[torch.optim.Optimizer]
+    settings: dict[str, Any]
+
+
+def fuse_optimizers(
+    embeddings: ShardedEmbeddings, schema: Schema, config: SparseOptimizerConfig
+) -> dict[str, TableOptimizer]:
     """Attach each table's optimizer to its backward pass; must run before sharding.
 
-    Data-parallel tables are left out: TorchRec gives them to the dense optimizer.
+    Returns:
+        The optimizers of data-parallel tables by parameter name inside the collection: TorchRec cannot fuse those.
     """
+    left = {}
     for name, parameter in embeddings.collection.named_parameters():
         table = schema.table(table_of(name, embeddings.prefixes))
-        if table.sharding != "data_parallel":
-            kind = table.optimizer or config.type
-            settings = {"lr": table.learning_rate or config.learning_rate, "weight_decay": config.weight_decay}
-            if kind != "sgd":
-                settings["eps"] = config.eps
-            apply_optimizer_in_backward(OPTIMIZERS[kind], [parameter], settings)
+        chosen = _table_optimizer(table, config)
+        if table.sharding == "data_parallel":
+            left[name] = chosen
+        else:
+            apply_optimizer_in_backward(chosen.kind, [parameter], chosen.settings)
+    return left
 
 
 @torch.no_grad()
@@ -125,6 +146,12 @@ def _config(schema: Schema, prefix: str, table: str, rows: int) -> EmbeddingBagC
         feature_names=features,
         pooling=PoolingType.SUM,  # means and weighted sums arrive as per-id weights
     )
+
+
+def _table_optimizer(table: Table, config: SparseOptimizerConfig) -> TableOptimizer:
+    kind = table.optimizer or config.type
+    settings = {"lr": table.learning_rate or config.learning_rate, "weight_decay": config.weight_decay}
+    return TableOptimizer(OPTIMIZERS[kind], settings if kind == "sgd" else settings | {"eps": config.eps})
 
 
 def _output_names(schema: Schema, configs: list[EmbeddingBagConfig], prefix: str) -> list[str]:

@@ -7,14 +7,18 @@ from pydantic import Field
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.model_parallel import (
+    DataParallelWrapper,
+    DefaultDataParallelWrapper,
+    DistributedModelParallel,
+)
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
+from ranking.distributed.collectives import told
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, table_of
 from ranking.distributed.world import World
-from ranking.errors import InputError
 from ranking.schema import Frozen, Schema
 
 _AUTO = {"cpu": ["table_wise"], "cuda": ["table_wise", "column_wise", "row_wise", "table_row_wise"]}
@@ -55,9 +59,19 @@ def shard(
         device=world.device,
         plan=_plan(module, embeddings, schema, world, config, batch, sharder),
         sharders=[sharder],
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+        data_parallel_wrapper=_Alone() if world.size == 1 else DefaultDataParallelWrapper(static_graph=False),
     )
+    if world.size == 1 and world.device.type == "cpu":  # on CUDA TorchRec's pipeline overlaps the exchange
+        embeddings.stay_local()
     return model
+
+
+class _Alone(DataParallelWrapper):  # type: ignore[misc]  # TorchRec is not typed
+    """In a world of one nothing is averaged: DDP would only copy gradients into its buckets."""
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        """Leave the module as it is, on its device."""
+        dmp.module.to(device)
 
 
 def fill_tables(model: DistributedModelParallel, schema: Schema, prefixes: tuple[str, ...], seed: int) -> None:
@@ -100,7 +114,7 @@ def _plan(
         local_world_size=config.local_world_size or world.size,
     )
     constraints = {
-        prefix + table: _constraints(schema, table, device, config)
+        prefix + table: _constraints(schema, table, world, config)
         for prefix in embeddings.prefixes
         for table in schema.table_names()
     }
@@ -109,15 +123,16 @@ def _plan(
         return planner.plan(module, [sharder])
     except PlannerError as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"sharding: no plan for {world.size} x {device}: {reason}") from None
+        raise told(f"sharding: no plan for {world.size} x {device}: {reason}", world) from None
 
 
-def _constraints(schema: Schema, table: str, device: str, config: ShardingConfig) -> ParameterConstraints:
-    wanted = schema.table(table).sharding
+def _constraints(schema: Schema, table: str, world: World, config: ShardingConfig) -> ParameterConstraints:
+    wanted, device = schema.table(table).sharding, world.device.type
     if device == "cpu" and wanted in _CUDA_ONLY:
-        raise InputError(
+        raise told(
             f"schema.tables.{table}.sharding: got {wanted!r} on cpu; expected auto, table_wise, column_wise "
-            "or data_parallel (the others need CUDA)"
+            "or data_parallel (the others need CUDA)",
+            world,
         )
     features = [f for f in schema.categorical if f.table_name == table]
     return ParameterConstraints(

@@ -92,6 +92,8 @@ def versions() -> dict[str, str]:
 
 def _init(device: str, rank: int, size: int, timeout: timedelta) -> None:
     backend = "nccl" if device == "cuda" else "gloo"
+    if "MASTER_PORT" not in os.environ and size > 1:
+        raise InputError(f"MASTER_PORT: missing in a world of {size}; expected what torchrun sets")
     if "MASTER_PORT" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         return

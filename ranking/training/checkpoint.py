@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from pydantic import Field
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 
-from ranking.distributed.collectives import gather, share, told
+from ranking.distributed.collectives import gather, lead, share, told
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.schema import Frozen
@@ -92,16 +92,10 @@ class Checkpoints:
         path.mkdir(parents=True, exist_ok=True)
         tensors = state.tensors() | state.rng()
         dcp.save(tensors, storage_writer=FileSystemWriter(path, sync_files=True), process_group=self.world.control)
-        commit = None
-        if self.world.leads:
-            _write(path / "progress.json", state.progress.model_dump_json())
-            commit = Commit(step=state.progress.step, attempt=attempt, score=score, files=_hashes(path))
-            self._publish(commit)
-            self._collect()
-        return share(commit, self.world)  # type: ignore[return-value]  # rank 0's is set
+        return lead(lambda: self._publish(path, state.progress, score), self.world)
 
     def restore(self, state: TrainState) -> Progress | None:
-        """Load the newest checkpoint whose bytes are intact.
+        """Load the newest checkpoint whose bytes are intact; damaged ones are set aside, to be written again.
 
         Args:
             state: live modules and optimizers, filled in place.
@@ -109,23 +103,28 @@ class Checkpoints:
         Returns:
             Its progress, or None where there is no checkpoint.
         """
-        commit = share(self._newest_intact() if self.world.leads else None, self.world)
-        if commit is None:
-            return None
-        return self.load(state, commit)
+        commit = lead(self._newest_intact, self.world)
+        return None if commit is None else self._fill(state, commit)
 
     def load(self, state: TrainState, commit: Commit) -> Progress:
-        """Fill `state` from a verified checkpoint, at any world size.
+        """Verify a checkpoint and fill `state` from it, at any world size.
 
         Raises:
-            InputError: it holds another model or optimizer.
+            InputError: its bytes are not those committed, or it holds another model or optimizer.
         """
+        lead(lambda: _require_intact(self.directory, commit), self.world)
+        return self._fill(state, commit)
+
+    def best(self) -> Commit | None:
+        """The committed checkpoint with the highest score; the earlier one of equals."""
+        return max((c for c in self.commits() if c.score is not None), key=lambda c: (c.score, -c.step), default=None)
+
+    def _fill(self, state: TrainState, commit: Commit) -> Progress:
         path = self.path(commit)
         reader = FileSystemReader(path)
         saved = reader.read_metadata().state_dict_metadata
         tensors = state.tensors()
-        live = {name for names in gather(list(tensors), self.world) for name in names}  # a rank knows its own tables'
-        self._require_same_names(commit, live, {name for name in saved if not name.startswith("rng/")})
+        self._require_same(commit, tensors, saved)
         rng = (
             state.rng()
             if all(name in saved for names in gather(list(state.rng()), self.world) for name in names)
@@ -138,27 +137,41 @@ class Checkpoints:
         state.model.load_state_dict(plain)
         return Progress.model_validate_json((path / "progress.json").read_text())
 
-    def best(self) -> Commit | None:
-        """The committed checkpoint with the highest score; the earlier one of equals."""
-        return max((c for c in self.commits() if c.score is not None), key=lambda c: (c.score, -c.step), default=None)
-
     def _newest_intact(self) -> Commit | None:
         for commit in reversed(self.commits()):
             damage = verify(self.directory, commit)
             if damage is None:
                 return commit
-            log.warning("checkpoint of step %d is not used: %s", commit.step, damage)
+            log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
+            marker = self._marker(commit.step)
+            marker.rename(marker.with_suffix(".damaged"))
         return None
 
-    def _require_same_names(self, commit: Commit, live: set[str], saved: set[str]) -> None:
-        if live != saved:
-            odd = sorted(live ^ saved)[0]
-            where = "is not in the checkpoint" if odd in live else "is only in the checkpoint"
-            message = f"checkpoint of step {commit.step}: {odd} {where}; expected the same model and optimizer"
+    def _require_same(self, commit: Commit, tensors: dict[str, Any], saved: dict[str, Any]) -> None:
+        own = {name: tuple(value.size()) for name, value in tensors.items()}
+        live = {name: size for sizes in gather(own, self.world) for name, size in sizes.items()}  # own tables' only
+        kept = {name: tuple(entry.size) for name, entry in saved.items() if not name.startswith("rng/")}
+        odd = next((name for name in sorted(live.keys() | kept) if live.get(name) != kept.get(name)), None)
+        if odd is not None:
+            found, wanted = kept.get(odd, "missing"), live.get(odd, "none")
+            message = (
+                f"checkpoint of step {commit.step}: {odd}: got shape {found}; expected {wanted}, as configured now"
+            )
             raise told(message, self.world)
 
-    def _publish(self, commit: Commit) -> None:
-        target = self.directory / "commits" / f"{commit.step:020d}.json"
+    def _marker(self, step: int) -> Path:
+        return self.directory / "commits" / f"{step:020d}.json"
+
+    def _publish(self, path: Path, progress: Progress, score: float | None) -> Commit:
+        _write(path / "progress.json", progress.model_dump_json())
+        _sync(path)
+        commit = Commit(step=progress.step, attempt=path.name, score=score, files=_hashes(path))
+        self._mark(commit)
+        self._collect()
+        return commit
+
+    def _mark(self, commit: Commit) -> None:
+        target = self._marker(commit.step)
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
         _write(draft, commit.model_dump_json())
@@ -176,14 +189,17 @@ class Checkpoints:
         kept = {c.step for c in commits[-self.config.keep_last :] + scored[: self.config.keep_best]}
         for commit in commits:
             if commit.step not in kept:
-                (self.directory / "commits" / f"{commit.step:020d}.json").unlink()
+                self._marker(commit.step).unlink()
                 shutil.rmtree(self.path(commit), ignore_errors=True)
 
 
 def read_commits(directory: Path) -> list[Commit]:
-    """Every commit under a checkpoint directory, oldest first."""
-    files = sorted((directory / "commits").glob("*.json"))
-    return [Commit.model_validate_json(file.read_text()) for file in files]
+    """Every commit under a checkpoint directory, oldest first.
+
+    Raises:
+        InputError: a file there is not a commit.
+    """
+    return [_read(file) for file in sorted((directory / "commits").glob("*.json"))]
 
 
 def attempt_path(directory: Path, commit: Commit) -> Path:
@@ -213,9 +229,7 @@ def read_model(directory: Path, commit: Commit) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the bytes are not those committed.
     """
-    damage = verify(directory, commit)
-    if damage is not None:
-        raise InputError(damage)
+    _require_intact(directory, commit)
     reader = FileSystemReader(attempt_path(directory, commit))
     saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
     tensors = {
@@ -225,6 +239,19 @@ def read_model(directory: Path, commit: Commit) -> dict[str, torch.Tensor]:
     }
     dcp.load(tensors, storage_reader=reader, no_dist=True)
     return {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}
+
+
+def _read(file: Path) -> Commit:
+    try:
+        return Commit.model_validate_json(file.read_text())
+    except ValueError:
+        raise InputError(f"{file}: damaged; expected a commit; remove it to go on from the one before") from None
+
+
+def _require_intact(directory: Path, commit: Commit) -> None:
+    damage = verify(directory, commit)
+    if damage is not None:
+        raise InputError(damage)
 
 
 def _hashes(path: Path) -> dict[str, tuple[int, str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from ranking.distributed.embeddings import SparseOptimizerConfig
+from ranking.distributed.embeddings import SparseOptimizerConfig, TableOptimizer
 from ranking.schema import Frozen
 
 
@@ -65,27 +66,38 @@ class Optimizers:
         model: the sharded model.
         config: the `optimizer` section.
         total_steps: steps of the whole run, for the schedule.
+        tables: what `fuse_optimizers` left to be done here.
     """
 
-    def __init__(self, model: DistributedModelParallel, config: OptimizerConfig, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        config: OptimizerConfig,
+        total_steps: int,
+        tables: Mapping[str, TableOptimizer] = MappingProxyType({}),
+    ) -> None:
         """Split the parameters and set the rates of step 0."""
         self.config, self.total = config, total_steps
         self.fused = model.fused_optimizer
         left = dict(in_backward_optimizer_filter(model.named_parameters()))
         self.names = {parameter: name for name, parameter in left.items()}
-        tables = [p for name, p in left.items() if "embedding_bags." in name]
         self.dense_parameters = [p for name, p in left.items() if "embedding_bags." not in name]
         self.local = [_dense(self.dense_parameters, config.dense)]
-        if tables:
-            sparse = config.sparse
-            self.local.append(torch.optim.Adagrad(tables, sparse.learning_rate, eps=sparse.eps))
+        for name, parameter in left.items():
+            if "embedding_bags." in name:
+                table = tables["embedding_bags." + name.rsplit("embedding_bags.", 1)[-1]]
+                self.local.append(table.kind([parameter], **table.settings))
         self._fused_base = [group["lr"] for group in self.fused.param_groups]
         self._local_base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.local]
+        self._scale: float | None = None
         self.set_rates(0)
 
     def set_rates(self, step: int) -> None:
         """Put the schedule's rates for update number `step` in force, in the fused optimizers too."""
         scale = factor(self.config.schedule, step, self.total)
+        if scale == self._scale:
+            return
+        self._scale = scale
         for group, base in zip(self.fused.param_groups, self._fused_base, strict=True):
             group["lr"] = base * scale
         self.fused.step()  # hands the rate to FBGEMM; the update itself happens in backward
@@ -131,17 +143,18 @@ def _dense(parameters: list[nn.Parameter], config: DenseOptimizerConfig) -> torc
 def _initialised(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
     """State of every parameter, created where no step has been taken, so that a checkpoint can load into it."""
     missing = [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state[p]]
-    if missing and not isinstance(optimizer, torch.optim.SGD):
-        _create_state(optimizer, missing)
+    for parameter in missing:
+        optimizer.state[parameter] = _fresh_state(optimizer, parameter)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             yield parameter, optimizer.state[parameter]
 
 
-def _create_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
+def _fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum_buffer": torch.zeros_like(parameter)} if optimizer.defaults["momentum"] else {}
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+    }

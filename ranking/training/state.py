@@ -27,7 +27,7 @@ class Progress(Frozen):
         plan: digest of the order of examples the position refers to.
         world_size: ranks that saved.
         seed: the run's seed.
-        window: running loss sums since the last log line.
+        window: every rank's steps and loss sums since the last log line.
         history: every evaluation so far.
         config: the resolved configuration.
         versions: packages that wrote the checkpoint.
@@ -39,7 +39,7 @@ class Progress(Frozen):
     plan: str = ""
     world_size: int = 1
     seed: int = 0
-    window: tuple[float, ...] = ()
+    window: tuple[tuple[float, ...], ...] = ()
     history: tuple[EvaluationReport, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

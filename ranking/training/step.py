@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import any_across, told
+from ranking.distributed.collectives import any_across, gather, told
 from ranking.distributed.world import World
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -51,13 +51,15 @@ class TrainStep(nn.Module):
 
     def forward(self, batch: RankingBatch) -> tuple[Tensor, Output]:
         """The scalar loss and what the step leaves behind."""
-        with self._autocast(batch.dense.device):
+        with self._autocast():
             logits = self.model(batch.sparse, batch.dense)
         shares = self.objective.task_losses(logits, batch.labels, batch.masks, batch.counts)
-        loss = self.objective(shares, batch.epoch, batch.step, self.model.architecture.penalty())
+        penalty = self.model.architecture.penalty()
+        loss = self.objective(shares, batch.epoch, batch.step, penalty, batch.counts)
         return loss, Output(batch, shares.detach(), logits.detach())
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
+    def _autocast(self) -> AbstractContextManager[None]:
+        device = next(self.model.architecture.parameters()).device  # TorchRec's pipeline traces with a stand-in batch
         return torch.autocast(device.type, torch.bfloat16, enabled=self.training and self.precision == "bf16")
 
 
@@ -88,9 +90,8 @@ class EagerPipeline:
         self.optimizers.zero_grad()
         loss, output = self.model(batch)
         if any_across(not bool(torch.isfinite(loss)), self.world):
-            first = int(batch.rows.index.max().clamp(min=0))
             raise told(
-                f"step {batch.step}: the loss is not finite (here {loss.item()}, rows up to {first} of the manifest); "
+                f"step {batch.step}: the loss is not finite (by rank: {gather(loss.item(), self.world)}); "
                 "expected finite features, labels and weights: lower the learning rate or run doctor",
                 self.world,
             )

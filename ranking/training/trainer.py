@@ -15,7 +15,8 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ranking.data.plan import Position
-from ranking.distributed.collectives import sum_across
+from ranking.distributed.collectives import gather, sum_across
+from ranking.distributed.world import World
 from ranking.schema import Frozen, Schema
 from ranking.training.checkpoint import Checkpoints, Commit
 from ranking.training.evaluate import Evaluation, EvaluationConfig
@@ -88,7 +89,7 @@ class Trainer:
         state = self.state
         batches = self.feed(state.progress.position)
         pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step)
-        window = _Window(self.schema.task_names, state.progress.window)
+        window = _Window(self.schema.task_names, state.progress.window, state.world)
         with _stopped_by_sigterm(batches), self._bar() as bar:
             while state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
                 window.add(output)
@@ -115,7 +116,8 @@ class Trainer:
         self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), found.report.metrics())
 
     def _save(self, window: _Window, score: float | None) -> Commit:
-        self.state.progress = self.state.progress.model_copy(update={"window": window.sums()})
+        sums = tuple(gather(window.sums(), self.state.world))
+        self.state.progress = self.state.progress.model_copy(update={"window": sums})
         return self.checkpoints.save(self.state, score)
 
     def _after(self, output: Output) -> Progress:
@@ -129,13 +131,20 @@ class Trainer:
         return step % every == 0 or step == self.total_steps
 
     def _log(self, window: _Window, bar: tqdm[Any]) -> None:
-        metrics = window.take(self.state.world, self.state.progress.step)
+        steps, metrics = window.steps, window.take()
+        self._observe(metrics, steps)
         self.tracker.log_metrics(metrics, self.state.progress.step)
         if self.state.world.leads:
             losses = " ".join(f"{name} {metrics[f'train/loss/{name}']:.4f}" for name in self.schema.task_names)
             speed = metrics["train/rows_per_second"]
             line = f"step {self.state.progress.step}/{self.total_steps} {losses} | {speed:.0f} rows/s"
             bar.set_postfix_str(f"{speed:.0f} rows/s") if not bar.disable else log.info(line)
+
+    def _observe(self, metrics: Mapping[str, float], steps: int) -> None:
+        """Show the weighting the window's global losses, the same on every rank."""
+        losses = torch.tensor([metrics[f"train/loss/{name}"] for name in self.schema.task_names], dtype=torch.float64)
+        last = self.state.progress.step - 1
+        self.state.model.module.objective.weighting.observe(losses, steps, last // self.steps_per_epoch, last)
 
     def _bar(self) -> tqdm[Any]:
         disable = None if self.state.world.leads else True  # None: only on a terminal
@@ -149,12 +158,13 @@ class Trainer:
 
 
 class _Window:
-    """Losses since the last log line; sums stay on the device until they are wanted."""
+    """This rank's losses since the last log line; sums stay on the device until they are wanted."""
 
-    def __init__(self, tasks: tuple[str, ...], sums: tuple[float, ...]) -> None:
-        self.tasks = tasks
-        self.steps, self.rows = (int(sums[0]), int(sums[1])) if sums else (0, 0)
-        self.losses = torch.tensor(sums[2:], dtype=torch.float64) if sums else torch.zeros(len(tasks)).double()
+    def __init__(self, tasks: tuple[str, ...], saved: tuple[tuple[float, ...], ...], world: World) -> None:
+        self.tasks, self.world = tasks, world
+        self.steps, self.rows = int(saved[0][0]) if saved else 0, 0
+        own = [sums[1:] for sums in saved[world.rank :: world.size]] or [(0.0,) * len(tasks)]
+        self.losses = torch.tensor(own, dtype=torch.float64).sum(0)
         self.began = time.perf_counter()
 
     def add(self, output: Output) -> None:
@@ -163,10 +173,10 @@ class _Window:
         self.losses = self.losses.to(output.shares.device) + output.shares.double()
 
     def sums(self) -> tuple[float, ...]:
-        return (self.steps, self.rows, *self.losses.tolist())
+        return (self.steps, *self.losses.tolist())
 
-    def take(self, world: Any, step: int) -> dict[str, float]:
-        packed = sum_across(torch.cat([self.losses.cpu(), torch.tensor([float(self.rows)]).double()]), world)
+    def take(self) -> dict[str, float]:
+        packed = sum_across(torch.cat([self.losses.cpu(), torch.tensor([float(self.rows)]).double()]), self.world)
         now = time.perf_counter()
         found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}
         found["train/rows_per_second"] = packed[-1].item() / max(now - self.began, 1e-9)

@@ -1,0 +1,64 @@
+"""Small agreements between ranks; each is the identity in a world of one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ranking.distributed.collectives import any_across, gather, gather_rows, lead, share, sum_across, told
+from ranking.distributed.world import World
+from ranking.errors import InputError, ToldError
+from tests.launch import launch
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def fails() -> None:
+    raise InputError("no such file")
+
+
+def agreements(world: World) -> dict[str, object]:
+    def raised(work) -> tuple[str, str]:
+        with pytest.raises(InputError) as caught:
+            lead(work, world)
+        return type(caught.value).__name__, str(caught.value)
+
+    rows = torch.full((world.rank, 2), float(world.rank))  # rank 0 has none
+    collected = gather_rows(rows, world)
+    return {
+        "sum": sum_across(torch.tensor([1.0, world.rank]), world).tolist(),
+        "any": (any_across(world.rank == 1, world), any_across(False, world)),
+        "share": share(f"rank {world.rank}", world),
+        "gather": gather(world.rank * 10, world),
+        "lead": lead(lambda: f"rank {world.rank}", world),
+        "raised": raised(fails),
+        "told": type(told("x", world)).__name__,
+        "rows": None if collected is None else collected.tolist(),
+    }
+
+
+def test_three_ranks_agree() -> None:
+    found = launch(agreements, 3)
+    for rank, answer in enumerate(found):
+        error = "InputError" if rank == 0 else "ToldError"
+        assert answer == {
+            "sum": [3.0, 3.0],
+            "any": (True, False),
+            "share": "rank 0",
+            "gather": [0, 10, 20],
+            "lead": "rank 0",
+            "raised": (error, "no such file"),  # all ranks stop with one message, which one of them speaks
+            "told": error,
+            "rows": [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]] if rank == 0 else None,
+        }
+
+
+def test_a_world_of_one_needs_no_process_group() -> None:
+    values = torch.arange(4.0).view(2, 2)
+    assert sum_across(values, ALONE) is values
+    assert gather_rows(values, ALONE) is values
+    assert (any_across(True, ALONE), any_across(False, ALONE)) == (True, False)
+    assert (share("x", ALONE), gather("x", ALONE), lead(lambda: "x", ALONE)) == ("x", ["x"], "x")
+    with pytest.raises(InputError, match="no such file") as caught:
+        lead(fails, ALONE)
+    assert not isinstance(caught.value, ToldError)

@@ -1,0 +1,92 @@
+"""From a finished run to a champion: every job once, against a real registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ranking.errors import EXIT_INPUT, EXIT_NOT_PROMOTED
+from tests.launch import Ended, run
+from tests.workspace import Workspace
+
+
+def one(workspace: Workspace, job: str, *options: str) -> Ended:
+    (ended,) = run(workspace.folder, f"pipelines.{job}", workspace.arguments(*options))
+    return ended
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Ended]]:
+    """Jobs in an order in which a careless person might type them."""
+    from tests.workspace import build
+
+    workspace = build(tmp_path_factory.mktemp("release"))
+    told = {"promote nothing": one(workspace, "promote"), "train": one(workspace, "train")}
+    told["train again"] = one(workspace, "train")
+    report = workspace.folder / "evaluated.json"
+    told["evaluate"] = one(workspace, "evaluate", "--model", "challenger", "--output", str(report))
+    told["promote"] = one(workspace, "promote")
+    told["rollback"] = one(workspace, "rollback")
+    return workspace, told
+
+
+def test_promoting_nothing_is_an_error(story) -> None:
+    ended = story[1]["promote nothing"]
+    assert ended.code == EXIT_INPUT
+    assert ended.errors == ["error: registry ranker: no challenger; expected one that `train` registered"]
+
+
+def test_training_registers_a_challenger_once(story) -> None:
+    workspace, told = story
+    assert (told["train"].code, told["train again"].code) == (0, 0), told["train"].err
+    assert "registered ranker version 1 as challenger" in told["train"].out
+    assert "registered ranker version 1 as challenger" in told["train again"].out
+    receipt = json.loads((workspace.folder / "run" / "registered.json").read_text())
+    report = json.loads((workspace.folder / "run" / "report.json").read_text())
+    assert receipt["version"] == 1
+    assert receipt["checkpoint"] == report["checkpoint"]
+
+
+def test_the_packaged_model_scores_as_the_trainer_did(story) -> None:
+    workspace, told = story
+    assert told["evaluate"].code == 0, told["evaluate"].err
+    trained = json.loads((workspace.folder / "run" / "report.json").read_text())
+    served = json.loads((workspace.folder / "evaluated.json").read_text())
+    assert served["step"] == trained["step"]
+    for task, spaces in trained["tasks"].items():
+        for space in ("sample_space", "entire_space"):
+            for name, value in spaces[space].items():
+                found = served["tasks"][task][space][name]
+                assert found == pytest.approx(value, abs=1e-5) if isinstance(value, float) else found == value, name
+
+
+def test_the_gate_answers_and_its_exit_code_says_so(story) -> None:
+    ended = story[1]["promote"]
+    assert ended.code in (0, EXIT_NOT_PROMOTED), ended.err
+    said = "version 1 is champion" if ended.code == 0 else "version 1 is not promoted"
+    assert said in ended.out
+    assert ended.errors == []
+
+
+def test_there_is_nothing_to_roll_back_to_yet(story) -> None:
+    ended = story[1]["rollback"]
+    assert ended.code == EXIT_INPUT
+    assert len(ended.errors) == 1
+
+
+def test_the_run_directory_holds_what_a_reader_needs(story) -> None:
+    folder: Path = story[0].folder / "run"
+    assert {path.name for path in folder.iterdir()} >= {
+        "checkpoints",
+        "figures",
+        "manifests",
+        "report.json",
+        "tracking",
+    }
+    assert sorted(path.name for path in (folder / "figures").glob("*.png"))[:2] == [
+        "auc_at_n_steps.png",
+        "calibration.png",
+    ]
+    assert not list(folder.rglob("*.draft"))

@@ -1,0 +1,99 @@
+"""What tests run on every rank of a world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipelines.assembly import Assembly
+from ranking.batch import RankingBatch, mask_weights
+from ranking.config import load
+from ranking.distributed.collectives import gather, sum_across
+from ranking.distributed.sharding import local_parts
+from ranking.distributed.world import World
+from ranking.rows import Rows
+from ranking.training.state import TrainState
+
+Tensors = dict[str, Tensor]
+
+
+def assembly(world: World, files: Sequence[Path], overrides: Sequence[str] = ()) -> Assembly:
+    return Assembly(load(list(files), list(overrides)), world)
+
+
+def encoded(parts: Assembly, count: int, split: str = "train") -> Rows:
+    """The first rows of a split."""
+    urls = getattr(parts.config.data, split)
+    folder = Path(urls[0]).parent
+    table = pa.concat_tables(pq.read_table(file) for file in sorted(folder.glob("*.parquet"))).slice(0, count)
+    return parts.encoder.rows(table, torch.arange(count))
+
+
+def share_of(rows: Rows, world: World) -> Rows:
+    """This rank's equal part."""
+    each = len(rows) // world.size
+    return rows.slice(world.rank * each, (world.rank + 1) * each)
+
+
+def batch_of(parts: Assembly, rows: Rows, world: World, step: int = 0, epoch: int = 0) -> RankingBatch:
+    """This rank's part of a global batch of `rows`, counted over all ranks."""
+    own = share_of(rows, world)
+    counts = sum_across(mask_weights(own).sum(0).double(), world).float()
+    return RankingBatch.build(parts.config.schema, own, counts, epoch, step)
+
+
+def step(state: TrainState, batch: RankingBatch) -> float:
+    """One update without a pipeline; the global loss."""
+    state.optimizers.set_rates(batch.step)
+    state.optimizers.zero_grad()
+    loss, _ = state.model(batch)
+    loss.backward()
+    state.optimizers.step()
+    return float(sum_across(loss.detach().double(), state.world) / state.world.size)
+
+
+def whole(tensors: Mapping[str, object], world: World) -> Tensors:
+    """Every tensor put together from all ranks' parts, on every rank."""
+    names = sorted({name for names in gather(list(tensors), world) for name in names})
+    found = {}
+    for name in names:
+        value = tensors.get(name)
+        shape = None if value is None else tuple(value.size())  # type: ignore[attr-defined]
+        parts = [] if value is None else local_parts_of(value)
+        shapes, everyone = gather(shape, world), [part for parts in gather(parts, world) for part in parts]
+        full = torch.zeros(next(shape for shape in shapes if shape is not None))
+        for part, row, column in everyone:
+            if part.dim() == 2:
+                full[row : row + part.shape[0], column : column + part.shape[1]] = part
+            elif part.dim() == 1:
+                full[row : row + part.shape[0]] = part
+            else:
+                full.copy_(part)
+        found[name] = full
+    return found
+
+
+def local_parts_of(value: object) -> list[tuple[Tensor, int, int]]:
+    if hasattr(value, "local_shards"):
+        shards = value.local_shards()
+        return [(s.tensor.detach().clone(), *(*s.metadata.shard_offsets, 0)[:2]) for s in shards]
+    return [(part.clone(), row, column) for part, row, column in local_parts(value)]  # type: ignore[arg-type]
+
+
+def whole_model(state: TrainState) -> Tensors:
+    return whole(state.model.state_dict(), state.world)
+
+
+def masked(rows: Rows, task: int, keep: slice) -> Rows:
+    """`rows` whose sample space of one task holds nothing outside `keep`."""
+    masks = rows.masks.clone()
+    kept = torch.zeros(len(rows), dtype=torch.bool)
+    kept[keep] = True
+    masks[:, task] &= kept
+    return replace(rows, masks=masks)

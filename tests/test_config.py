@@ -1,0 +1,174 @@
+"""One YAML, its overlays, the environment and the command line become one checked value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from ranking.config import RunConfig, json_schema, load
+from ranking.errors import InputError
+from tests.workspace import content
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def written(data: Any, name: str = "run.yaml") -> Path:
+        file = tmp_path / name
+        file.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+        return file
+
+    return written
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> dict[str, Any]:
+    return content(tmp_path)
+
+
+def test_later_files_overlay_earlier_ones_key_by_key(write, base) -> None:
+    over = {"training": {"epochs": 5}, "schema": {"tables": {"tab": {"dim": 9}}}}
+    config = load([write(base), write(over, "over.yaml")])
+    assert (config.training.epochs, config.training.log_every) == (5, 3)
+    assert config.schema.tables["tab"].model_dump(include={"rows", "dim"}) == {"rows": 5, "dim": 9}
+    assert config.schema.tables["videos"].rows == 40
+
+
+def test_a_section_of_another_type_replaces_the_one_below(write, base) -> None:
+    over = {"model": {"type": "shared_bottom", "bottom": [4]}}
+    model = load([write(base), write(over, "over.yaml")]).model
+    assert (model.type, model.bottom, model.tower) == ("shared_bottom", (4,), (64,))
+    assert not hasattr(model, "experts")
+
+
+def test_environment_over_files_and_command_line_over_both(write, base, monkeypatch) -> None:
+    monkeypatch.setenv("RANKING_TRAINING__EPOCHS", "7")
+    monkeypatch.setenv("RANKING_MODEL__EXPERTS", "6")
+    monkeypatch.setenv("RANKING_SEED", "11")
+    config = load([write(base)], ["--training.epochs=9", "--model.dropout", "0.1", "--data.order=chronological"])
+    assert (config.training.epochs, config.model.experts, config.seed) == (9, 6, 11)
+    assert (config.model.dropout, config.model.bottom, config.data.order) == (0.1, (16, 8), "chronological")
+
+
+def test_sections_hold_defaults_and_never_change(write, base) -> None:
+    config = load([write(base)])
+    assert config.checkpoints.keep_last == 2
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+
+
+def test_the_resolved_configuration_is_itself_a_configuration(write, base) -> None:
+    config = load([write(base)])
+    assert load([write(json.loads(config.model_dump_json()), "resolved.yaml")]) == config
+
+
+def _put(path: str, value: Any):
+    def change(base: dict[str, Any]) -> None:
+        *parents, key = path.split(".")
+        section: Any = base
+        for parent in parents:
+            section = section[int(parent)] if isinstance(section, list) else section.setdefault(parent, {})
+        section[int(key) if isinstance(section, list) else key] = value
+
+    return change
+
+
+WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": "like", "label": "l", "given": "click"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.epoch", 3, "training.epoch: unknown key"),
+        ("model.expertz", 3, "model.expertz: unknown key"),
+        ("colour", "red", "colour: unknown key"),
+        ("schema.features.1.encoding", {"type": "hash", "salt": 1}, "schema.features.1.encoding.salt: unknown key"),
+        ("schema.tables.tab.size", 3, "schema.tables.tab.size: unknown key"),
+        ("training.epochs", "many", "training.epochs: got 'many'; expected: .*integer"),
+        ("model.experts", 0, "model.experts: got 0; expected: .*greater than or equal to 1"),
+        ("model.type", "transformer", "model: got .*; expected: .*'mmoe'"),
+        ("device", "tpu", "device: got 'tpu'; expected: .*'cpu' or 'cuda'"),
+        ("data.train", [], r"data.train: got \[\]; expected: .*at least 1 item"),
+        ("schema.tasks.0.label", "a +", "schema.tasks.0.label: expression 'a [+]'"),
+        ("schema.tasks.1.given", "view", "schema: task like: given: unknown task 'view'; expected one of"),
+        ("schema.tasks", WATCH_GIVES_CLICK, "schema: task click: given: cycle click -> like -> click"),
+        ("schema.tasks.1.given", 5, "schema.tasks.1.given: got 5"),
+        ("evaluation.tasks", ["view"], "evaluation.tasks: unknown task 'view'"),
+        ("fusion.powers", {"view": 1}, "fusion.powers: unknown task 'view'"),
+        ("optimizer.sparse", {"type": "adam"}, "optimizer.sparse.type: got 'adam' on cpu; expected rowwise_adagrad"),
+        ("schema.tables.tab.optimizer", "adam", "schema.tables.tab.optimizer: got 'adam' on cpu"),
+        ("data.lanes", 3, "data.lanes: got 3; expected a divisor of data.batch_size 128"),
+        ("model.top_k", 9, "model: top_k: got 9 with 3 experts"),
+    ],
+)
+def test_one_line_names_the_path_the_value_and_what_was_expected(write, base, path, value, message) -> None:
+    _put(path, value)(base)
+    file = write(base)
+    with pytest.raises(InputError, match=message) as caught:
+        load([file])
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_section_is_named(write, base) -> None:
+    del base["data"]
+    with pytest.raises(InputError, match="data: missing; expected a value"):
+        load([write(base)])
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- b\n", "just words"])
+def test_a_file_without_sections_is_refused(write, text) -> None:
+    with pytest.raises(InputError, match=r"run.yaml: got (NoneType|list|str) at the top; expected a mapping"):
+        load([write(text)])
+
+
+def test_a_file_that_is_not_there_or_not_yaml_is_named(write, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        load([tmp_path / "nowhere.yaml"])
+    with pytest.raises(InputError, match=r"run.yaml: not readable as YAML: .*line 2"):
+        load([write("a: [1,\nb: }")])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--training.epocs=3", "training.epocs"),
+        ("--training.epochs=many", "training.epochs: got 'many'"),
+        ("--checkpoints.keep_last=one", "checkpoints.keep_last: got 'one'"),
+        ("--nothing=1", "nothing"),
+        ("stray", "stray"),
+    ],
+)
+def test_a_wrong_override_is_named_like_a_wrong_key(write, base, override, message) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load([write(base)], [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_variable_is_named_by_its_path(write, base, monkeypatch) -> None:
+    monkeypatch.setenv("RANKING_CHECKPOINTS__KEEP_LAST", "one")
+    with pytest.raises(InputError, match=r"checkpoints\.keep_last: got 'one'"):
+        load([write(base)])
+
+
+def test_json_schema_accepts_what_the_code_accepts(write, base) -> None:
+    schema = json.loads(json_schema())
+    jsonschema.validate(base, schema)
+    _put("training.epoch", 3)(base)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(base, schema)
+
+
+def test_json_schema_describes_every_section() -> None:
+    assert set(json.loads(json_schema())["properties"]) == set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_every_shipped_configuration_parses(file: Path) -> None:
+    assert isinstance(yaml.safe_load(file.read_text()), dict)

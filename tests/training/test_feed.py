@@ -1,0 +1,91 @@
+"""What ranks agree on before they touch a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranking.batch import mask_weights
+from ranking.data.plan import Position
+from ranking.distributed.world import World
+from ranking.errors import InputError
+from ranking.rows import Rows
+from ranking.training.feed import Feed
+from tests.launch import launch
+from tests.ranked import assembly, encoded, masked, share_of
+from tests.workspace import Workspace
+
+
+@dataclass
+class Source:
+    """Yields the same rows again and again; one rank may fail or end early."""
+
+    rows: Rows
+    count: int
+    fails: str = ""
+
+    def __iter__(self) -> Iterator[tuple[Position, Rows]]:
+        for number in range(self.count):
+            yield Position(2, number), self.rows
+        if self.fails:
+            raise InputError(self.fails)
+
+
+def feeds(world: World, files: list[Path]) -> dict:
+    parts = assembly(world, files)
+    schema = parts.config.schema
+    rows = encoded(parts, 96)
+    own = share_of(masked(rows, 1, slice(0, 40)), world)
+    expected = mask_weights(masked(rows, 1, slice(0, 40))).sum(0)
+
+    feed = Feed(Source(own, 3), schema, world, steps_per_epoch=10)
+    batches = list(feed)
+    found: dict = {
+        "positions": [(batch.epoch, batch.step) for batch in batches],
+        "counts": all(torch.equal(batch.counts, expected) for batch in batches),
+        "own": torch.equal(batches[0].labels, own.labels) and torch.equal(batches[0].masks, mask_weights(own)),
+    }
+    found["uneven"] = len(list(Feed(Source(own, 3 - world.rank), schema, world, 10)))
+
+    failing = Feed(Source(own, 1, "shard x: damaged" if world.rank == 1 else ""), schema, world, 10)
+    next(failing)
+    with pytest.raises(InputError) as caught:
+        next(failing)
+    found["failed"] = type(caught.value).__name__, str(caught.value)
+
+    stopped = Feed(Source(own, 5), schema, world, 10)
+    next(stopped)
+    stopped.stopping = world.rank == 1
+    found["stopped"] = len(list(stopped)), stopped.stopping
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(workspace: Workspace) -> list[dict]:
+    return launch(feeds, 2, [workspace.yaml])
+
+
+def test_every_batch_carries_its_global_step_and_the_counts_of_all_ranks(found) -> None:
+    for answer in found:
+        assert answer["positions"] == [(2, 20), (2, 21), (2, 22)]
+        assert answer["counts"]
+        assert answer["own"]
+
+
+def test_the_rank_that_ends_first_ends_all(found) -> None:
+    assert [answer["uneven"] for answer in found] == [2, 2]
+
+
+def test_what_one_rank_cannot_read_stops_all_with_the_same_line(found) -> None:
+    assert [answer["failed"] for answer in found] == [
+        ("InputError", "shard x: damaged"),
+        ("ToldError", "shard x: damaged"),
+    ]
+
+
+def test_a_rank_asked_to_stop_stops_all_at_the_same_step(found) -> None:
+    assert [answer["stopped"] for answer in found] == [(0, True), (0, True)]
