@@ -11,9 +11,12 @@ OVERRIDES := --device=$(DEVICE)
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
 export MLFLOW_DISABLE_TELEMETRY = true
+# The first that answers: a docker client without its daemon builds nothing.
+ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
+TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check schema docs clean
+.PHONY: help train test check schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,17 +31,28 @@ train: .venv/$(VARIANT)  ## prepare, check, train, register and promote (DEVICE=
 test: .venv/dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
-check: .venv/dev  ## ruff, mypy --strict, the architecture and the configuration schema
+check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration schema and docker/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/yamllint --strict --config-file docker/.yamllint.yaml docker
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/python -m pytest tests/test_architecture.py tests/docker
 
 schema: .venv/cpu  ## write configs/schema.json
 	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json
 
-docs: .venv/cpu  ## copy report and figures of runs/quickstart to docs/quickstart
+docs: .venv/cpu  ## copy report and figures of runs/quickstart to docs/quickstart, fill README
 	$(RUN) pipelines.report -c configs/quickstart.yaml --publish docs/quickstart
+	$(BIN)/python docs/readme.py
+
+images:  ## container images with docker, podman or buildah (TARGETS="cpu serving" BASE=...)
+	@test -n "$(ENGINE)" || { echo "error: images: found no docker, podman or buildah that works" >&2; exit 2; }
+	for target in $(TARGETS); do \
+		$(ENGINE) build --file docker/Dockerfile --target $$target $(if $(BASE),--build-arg BASE=$(BASE)) \
+			--tag ranking:$$target . || exit; \
+	done
 
 clean:  ## remove what commands made, except the virtual environment
 	rm -rf runs data mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ class Arrangement(nn.Module):
         if self._places != list(range(len(self._places))):
             parts = torch.split(values, output.length_per_key(), dim=1)
             values = torch.cat([parts[place] for place in self._places], dim=1)
-        return values.unflatten(1, (self.copies, -1))
+        return values.view(len(values), self.copies, -1)
 
 
 def local_look_up(collection: Any) -> LookUp | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ranking.nn.gates import take_imbalance
+from ranking.nn.gates import Gates, take_imbalance
 from ranking.schema import Frozen, Task
 
 
@@ -69,7 +70,11 @@ class Architecture(nn.Module):
         in training mode, such as the load balancing of gates that is the default: DDP then averages it over the
         ranks, each of which balances its own part of the batch. It is computed in float32, under autocast too.
         """
-        return take_imbalance(self)
+        return take_imbalance(self) if self._balances else None
+
+    @cached_property
+    def _balances(self) -> bool:
+        return any(isinstance(part, Gates) and part.balance > 0 for part in self.modules())
 
 
 def predictions(logits: Tensor, tasks: tuple[Task, ...]) -> Tensor:

@@ -93,7 +93,7 @@ class Objective(nn.Module):
         Returns:
             Scalar.
         """
-        loss: Tensor = self.world_size * (self.weighting(epoch, step) * shares).sum()
+        loss = torch.dot(self.world_size * self.weighting(epoch, step), shares)
         present = torch.ones_like(shares) if counts is None else counts > 0
         own = self.weighting.penalty(epoch, step, present)
         return sum((term for term in (penalty, own) if term is not None), loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,9 @@ class Pipeline(Protocol):
     def progress(self, batches: Iterator[RankingBatch]) -> Output:
         """Take the next step; StopIteration when the batches are used up."""
 
+    def paused(self) -> AbstractContextManager[None]:
+        """While it lasts the model may be called directly, as an evaluation does."""
+
 
 class EagerPipeline:
     """Copy, forward, check, backward, update: one step after the other."""
@@ -98,6 +101,10 @@ class EagerPipeline:
         loss.backward()
         self.optimizers.step()
         return output  # type: ignore[no-any-return]
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is under way between two steps."""
+        return nullcontext()
 
 
 class _Rates(torch.optim.Optimizer):
@@ -131,6 +138,15 @@ class OverlappedPipeline:
         output: Output = self._pipeline.progress(batches)
         self.next_step = output.batch.step + 1
         return output
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Give the model its own forward back; batches fetched ahead wait for the next step."""
+        model = self._pipeline.detach()
+        try:
+            yield
+        finally:
+            self._pipeline.attach(model)
 
 
 def build_pipeline(model: DistributedModelParallel, optimizers: Optimizers, world: World, first_step: int) -> Pipeline:

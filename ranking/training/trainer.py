@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ranking.data.plan import Position
-from ranking.distributed.collectives import gather, sum_across
+from ranking.distributed.collectives import gather, sum_across, told
 from ranking.distributed.world import World
 from ranking.schema import Frozen, Schema
 from ranking.training.checkpoint import Checkpoints, Commit
@@ -98,7 +99,8 @@ class Trainer:
                 if state.progress.step % self.config.log_every == 0:
                     self._log(window, bar)
                 if self._due(state.progress.step):
-                    self._evaluate(window)
+                    with pipeline.paused():
+                        self._evaluate(window)
         batches.close()
         done = state.progress.step >= self.total_steps
         if not done and self._newest() != state.progress.step:
@@ -117,6 +119,12 @@ class Trainer:
 
     def _save(self, window: _Window, score: float | None) -> Commit:
         sums = tuple(gather(window.sums(), self.state.world))
+        if not all(math.isfinite(value) for own in sums for value in own):  # CUDA: no step waited for its own loss
+            raise told(
+                f"step {self.state.progress.step}: a loss since the last log line is not finite; nothing was committed; "
+                "expected finite features, labels and weights: lower the learning rate or run doctor",
+                self.state.world,
+            )
         self.state.progress = self.state.progress.model_copy(update={"window": sums})
         return self.checkpoints.save(self.state, score)
 
