@@ -128,7 +128,8 @@ class OverlappedPipeline:
     """TorchRec's pipeline on CUDA: copy and input exchange of later batches overlap the step."""
 
     def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
-        """Build the three-stage pipeline."""
+        """Build the three-stage pipeline; it overlaps the exchange of ids, so the collection must be called whole."""
+        model.module.model.embeddings.local = None
         self.optimizers, self.next_step = optimizers, 0
         self._pipeline = TrainPipelineSparseDist(model, _Rates(optimizers), world.device, execute_all_batches=True)
 

@@ -70,7 +70,10 @@ def _steps(kind: type[EagerPipeline | OverlappedPipeline], parts: Assembly) -> d
     """Dense weights after three steps."""
     state, feed = parts.state(6), parts.training_feed(parts.manifest("train"), Position())
     pipeline = kind(state.model, state.optimizers, parts.world)
-    for _ in range(3):
+    validation = parts.manifest("validation")
+    for step in range(3):
         pipeline.progress(feed)
+        with pipeline.paused():
+            assert parts.evaluate(validation, state, step).report.tasks
     feed.close()
     return {name: v.clone() for name, v in state.model.state_dict().items() if "embedding_bags" not in name}
