@@ -121,8 +121,8 @@ class Trainer:
         sums = tuple(gather(window.sums(), self.state.world))
         if not all(math.isfinite(value) for own in sums for value in own):  # CUDA: no step waited for its own loss
             raise told(
-                f"step {self.state.progress.step}: a loss since the last log line is not finite; expected finite features, "
-                "labels and weights: lower the learning rate or run doctor (nothing was committed)",
+                f"step {self.state.progress.step}: a loss since the last log line is not finite; expected finite "
+                "features, labels and weights: lower the learning rate or run doctor (nothing was committed)",
                 self.state.world,
             )
         self.state.progress = self.state.progress.model_copy(update={"window": sums})
