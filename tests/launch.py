@@ -63,13 +63,21 @@ def launch(work: Callable[..., Any], size: int, *args: object, seconds: float = 
 def _work(work: Callable[..., Any], args: Sequence[object], variables: dict[str, str], sender: Connection) -> None:
     from ranking.distributed.world import join
 
-    os.environ |= variables
+    _as_launched(variables)
     try:
         with join("cpu") as world:
             answer = (work(world, *args), None)
     except Exception:
         answer = (None, traceback.format_exc())
     sender.send_bytes(pickle.dumps(answer))  # by value: torch's own pickler would share memory that ends with us
+
+
+def _as_launched(variables: dict[str, str]) -> None:
+    """The launcher's environment; the server has read OMP_NUM_THREADS already, and threads decide the last bits."""
+    import torch
+
+    os.environ |= variables
+    torch.set_num_threads(1)
 
 
 def _result(rank: int, receiver: Connection, seconds: float) -> Any:
@@ -136,7 +144,7 @@ def run(folder: Path, module: str, arguments: Sequence[str], size: int = 1, **va
 
 
 def _module(module: str, arguments: list[str], variables: dict[str, str], file: Path, folder: Path) -> None:
-    os.environ |= variables
+    _as_launched(variables)
     os.chdir(folder)
     for descriptor, suffix in ((1, "out"), (2, "err")):
         handle = os.open(f"{file}.{suffix}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
