@@ -20,7 +20,6 @@ from ranking.tracking.delivery import Identity
 from ranking.tracking.redact import redact_text
 from ranking.tracking.registry import Registry
 
-
 Publish = Annotated[Path | None, typer.Option(help="Directory for a copy: report.json, auc.md and the figures.")]
 
 

@@ -1,0 +1,53 @@
+"""README's generated parts are what the repository holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from ranking.config import json_schema
+from ranking.data.loader import DataConfig
+from ranking.schema import Schema
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def readme() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs/readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_layout_and_tables_are_current(readme: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text == readme.filled(text), "run `make docs`"
+    assert "├" not in text
+    assert "trainer.py" in text
+
+
+def test_the_configuration_it_explains_is_valid() -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    config = yaml.safe_load(block[1])
+    assert Schema.model_validate(config["schema"]).task_names == ("click", "watch", "like")
+    assert DataConfig.model_validate(config["data"]).batch_size == 4096
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    for link in links:
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_the_json_schema_is_current() -> None:
+    assert (ROOT / "configs/schema.json").read_text() == json_schema(), "run `make schema`"
