@@ -22,6 +22,18 @@ def sum_across(values: Tensor, world: World) -> Tensor:
     return values
 
 
+def start_sum(values: Tensor, world: World) -> Callable[[], Tensor]:
+    """As `sum_across`, but begun only; calling what it returns waits for the sum."""
+    work = None if world.control is None else dist.all_reduce(values, group=world.control, async_op=True)
+
+    def wait() -> Tensor:
+        if work is not None:
+            work.wait()
+        return values
+
+    return wait
+
+
 def any_across(flag: bool, world: World) -> bool:
     """Whether the flag is set on any rank."""
     return bool(sum_across(torch.tensor([int(flag)]), world).item())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ranking.batch import RankingBatch, mask_weights
 from ranking.data.plan import Position
-from ranking.distributed.collectives import gather, sum_across, told
+from ranking.distributed.collectives import gather, start_sum, told
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Schema
+
+
+_Proposal = tuple[tuple[Position, Rows] | None, str | None, Callable[[], Tensor]]
 
 
 class Source(Protocol):
@@ -27,7 +31,8 @@ class Feed(Iterator[RankingBatch]):
     """Batches with global counts; ends, or fails, on all ranks at the same step.
 
     One small all-reduce a step carries everything the ranks must agree on before they touch the batch: the mask
-    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop.
+    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop. It runs
+    while the batch before is used, so that no step waits for it.
 
     Args:
         source: this rank's part of the plan.
@@ -40,6 +45,7 @@ class Feed(Iterator[RankingBatch]):
         """Start reading."""
         self._rows = iter(source)
         self._schema, self._world, self._steps = schema, world, steps_per_epoch
+        self._ahead: _Proposal | None = None
         self.stopping = False
 
     def __next__(self) -> RankingBatch:
@@ -49,19 +55,15 @@ class Feed(Iterator[RankingBatch]):
             StopIteration: the plan is at its end, or a rank was asked to stop.
             InputError: a rank could not read its rows; all ranks raise the same message.
         """
-        item, error = self._fetch()
-        tasks = len(self._schema.tasks)
-        status = torch.zeros(tasks + 2, dtype=torch.float64)
-        if item is not None:
-            status[:tasks] = mask_weights(item[1]).sum(0)
-        status[tasks] = float(error is not None)
-        status[tasks + 1] = float(self.stopping or (item is None and error is None))
-        sum_across(status, self._world)
+        item, error, agree = self._ahead or self._propose()
+        self._ahead, status, tasks = None, agree(), len(self._schema.tasks)
         if status[tasks]:
             raise told(next(text for text in gather(error, self._world) if text), self._world)
         if status[tasks + 1] or item is None:
             self.stopping = True
             raise StopIteration
+        if self._world.size > 1:
+            self._ahead = self._propose()
         position, rows = item
         step = position.epoch * self._steps + position.step
         return RankingBatch.build(self._schema, rows, status[:tasks].float(), position.epoch, step)
@@ -71,6 +73,17 @@ class Feed(Iterator[RankingBatch]):
         close = getattr(self._rows, "close", None)
         if close is not None:
             close()
+
+    def _propose(self) -> _Proposal:
+        """Fetch the next rows and begin to agree on them."""
+        item, error = self._fetch()
+        tasks = len(self._schema.tasks)
+        status = torch.zeros(tasks + 2, dtype=torch.float64)
+        if item is not None:
+            status[:tasks] = mask_weights(item[1]).sum(0)
+        status[tasks] = float(error is not None)
+        status[tasks + 1] = float(self.stopping or (item is None and error is None))
+        return item, error, start_sum(status, self._world)
 
     def _fetch(self) -> tuple[tuple[Position, Rows] | None, str | None]:
         try:
