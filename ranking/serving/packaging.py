@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow as pa
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
@@ -17,6 +19,10 @@ from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, Tenso
 import ranking
 from ranking.errors import InputError
 from ranking.serving.ranker import Ranker
+
+if not sys.stderr.isatty():
+    # In a log file every tick is a line.
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
 
 _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "fsspec", "mlflow")
 _EXAMPLE_ROWS = 5
