@@ -16,7 +16,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check schema docs images clean
+.PHONY: help train test check bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,7 @@ help:  ## this list
 train: .venv/$(VARIANT)  ## prepare, check, train, register and promote (DEVICE=cuda NPROC=8 CONFIG=...)
 	$(RUN) pipelines.prepare -c $(CONFIG) $(OVERRIDES)
 	$(RUN) pipelines.doctor -c $(CONFIG) $(OVERRIDES)
-	$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m pipelines.train -c $(CONFIG) $(OVERRIDES)
+	$(RUN) pipelines.launch --standalone --nproc-per-node $(NPROC) -m pipelines.train -c $(CONFIG) $(OVERRIDES)
 	$(RUN) pipelines.promote -c $(CONFIG) $(OVERRIDES) || [ $$? -eq 3 ]
 	$(RUN) pipelines.report -c $(CONFIG) $(OVERRIDES)
 
@@ -39,6 +39,10 @@ check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration sc
 	$(BIN)/yamllint --strict --config-file docker/.yamllint.yaml docker
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	$(BIN)/python -m pytest tests/test_architecture.py tests/docker
+
+bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json
+	for name in throughput loader checkpoint serving; do $(BIN)/python -m benchmarks.$$name || exit; done
+	$(if $(filter cuda,$(DEVICE)),$(BIN)/python -m benchmarks.gpu)
 
 schema: .venv/cpu  ## write configs/schema.json
 	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json
@@ -58,17 +62,21 @@ clean:  ## remove what commands made, except the virtual environment
 	rm -rf runs data mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/cpu: requirements/torch-cpu.txt requirements/cpu.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 .venv/gpu: requirements/torch-gpu.txt requirements/gpu.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet -r requirements/torch-gpu.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/gpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/bench: .venv/dev requirements/bench.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements/bench.txt
 	touch $@
 
 .venv/dev: .venv/$(VARIANT) requirements/dev.txt

@@ -23,6 +23,8 @@ Output = Annotated[Path | None, typer.Option(help="JSON file for the whole Evalu
 
 def evaluate(config: RunConfig, model: Model = "champion", split: Split = "test", output: Output = None) -> None:
     """Evaluate a registered model on a split of the configuration's data."""
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"--output: got {output}; expected a file in a directory that exists")
     urls = getattr(config.data, split)
     if not urls:
         raise InputError(f"data.{split}: missing; expected URLs of Parquet files")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipelines.assembly import Assembly
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
-from ranking.distributed.collectives import told
+from ranking.distributed.collectives import lead, told
 from ranking.metrics import EvaluationReport, Predictions, reliability_curve
 from ranking.serving.artefact import export
 from ranking.tracking import figures
@@ -37,7 +37,7 @@ def score_best(
     Raises:
         InputError: no evaluation had a defined score, so no checkpoint can be called the best.
     """
-    best = checkpoints.best()
+    best = lead(checkpoints.best, parts.world)
     if best is None:
         raise told("evaluation.best: undefined at every step; expected both classes in validation", parts.world)
     checkpoints.load(state, best)
@@ -113,32 +113,35 @@ def describe(parts: Assembly, manifest: Manifest, best: Commit, state: TrainStat
     return model_card(facts)
 
 
-def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Manifest, run_id: str) -> int:
-    """Package the best checkpoint and propose it as the challenger; the same checkpoint is registered once.
+def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Manifest, run_id: str) -> tuple[int, bool]:
+    """Package the best checkpoint and propose it as the challenger; what the registry holds already is found there.
 
     Returns:
-        The version's number.
+        The version's number, and whether it is new.
     """
     import mlflow  # takes seconds, and only rank 0 needs it
 
     from ranking.serving.packaging import log_model
 
-    config, receipt = parts.config, parts.config.output / "registered.json"
-    if receipt.exists() and (known := json.loads(receipt.read_text()))["checkpoint"] == best.attempt:
-        return int(known["version"])
+    config = parts.config
     metadata = {"step": best.step, "run_id": run_id, "checkpoint": best.attempt, "test_manifest": test.digest}
+    fusion = hashlib.sha256(config.fusion.model_dump_json().encode()).hexdigest()
+    tags = {key: str(value) for key, value in {**metadata, "fusion": fusion}.items()}
+    registry = Registry(config.tracking.uri, config.registry.name)
+    known = registry.find(tags)
+    if known is not None:
+        if not (known.aliases or known.status or known.promoted_at):
+            registry.propose(known.version)  # the process died between the two calls below
+        return known.version, False
     tensors = read_model(checkpoints.directory, best)
     artefact = export(
         config.output / "artefact", config.schema, config.model, parts.transforms, tensors, config.fusion, metadata
     )
     mlflow.set_tracking_uri(config.tracking.uri)
-    registry = Registry(config.tracking.uri, config.registry.name)
     info = log_model(artefact, _sample(parts, test), run_id, best.step)
-    tags = {key: str(value) for key, value in metadata.items()}
     version = registry.register(info.model_uri, run_id, tags)
     registry.propose(version)
-    _write(receipt, json.dumps({"version": version, "model_uri": info.model_uri, "checkpoint": best.attempt}))
-    return version
+    return version, True
 
 
 def _sample(parts: Assembly, manifest: Manifest) -> Any:

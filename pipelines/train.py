@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from pipelines.assembly import Assembly
 from pipelines.job import job, say
@@ -13,12 +14,15 @@ from ranking.distributed.collectives import told
 from ranking.distributed.world import World, join, versions
 from ranking.errors import EXIT_STOPPED
 from ranking.metrics import auc_table
-from ranking.tracking.runs import Dataset, NullRun, Run, git_revision
+from ranking.tracking.runs import Dataset, NullRun, Run, flatten, git_revision
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.state import Progress, TrainState
 from ranking.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+_SETTLED = ("schema", "model", "objective", "optimizer")
+"""Sections that a run cannot change on the way."""
 
 
 def train(config: RunConfig) -> int | None:
@@ -70,8 +74,9 @@ def release(
     if not run.run_id:
         log.warning("MLflow is out of reach: nothing is registered; the same command registers when it is back")
         return
-    version = register(parts, checkpoints, best, test, run.run_id)
-    say(f"registered {parts.config.registry.name} version {version} as challenger")
+    version, new = register(parts, checkpoints, best, test, run.run_id)
+    name = parts.config.registry.name
+    say(f"registered {name} version {version} as challenger" if new else f"{name} version {version} holds it already")
 
 
 def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifest: Manifest) -> None:
@@ -83,18 +88,37 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
     config = parts.config
     fresh = Progress(
         plan=parts.plan(manifest).digest,
+        transforms=parts.transforms.fingerprint,
         seed=config.seed,
         world_size=state.world.size,
         config=config.model_dump(mode="json"),
         versions=versions(),
     )
     found = checkpoints.restore(state)
-    state.progress = fresh if found is None else found.model_copy(update={"world_size": state.world.size})
-    if state.progress.plan != fresh.plan:
+    if found is not None:
+        _require_same(found, fresh, state.world, config.output)
+        fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
+    state.progress = fresh
+
+
+def _require_same(before: Progress, now: Progress, world: World, output: Path) -> None:
+    """Refuse to go on with another order of examples, or with settings that make another model."""
+    if before.plan != now.plan:
         raise told(
-            f"{config.output}: the run was started on plan {state.progress.plan:.12}, got {fresh.plan:.12}; "
+            f"{output}: the run was started on plan {before.plan:.12}, got {now.plan:.12}; "
             "expected the same shards, seed, batch size, lanes, block and order, or another `output`",
-            state.world,
+            world,
+        )
+    if before.transforms != now.transforms:
+        raise told(f"{output}: the run was started with other transforms; expected them, or another `output`", world)
+    was, is_now = ({name: each.config[name] for name in _SETTLED} for each in (before, now))
+    old, new = dict(flatten(was)), dict(flatten(is_now))
+    odd = next((key for key in sorted(old.keys() | new) if old.get(key) != new.get(key)), None)
+    if odd is not None:
+        raise told(
+            f"{odd}: got {new.get(odd, 'nothing')}; expected {old.get(odd, 'nothing')}, "
+            f"as the run in {output} was started, or another `output`",
+            world,
         )
 
 

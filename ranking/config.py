@@ -76,18 +76,38 @@ with warnings.catch_warnings():
         @model_validator(mode="after")
         def _sections_agree(self) -> Self:
             zoo.check(self.model, self.schema.tasks)
-            known = self.schema.task_names
-            named = {"evaluation.tasks": self.evaluation.tasks, "fusion.powers": tuple(self.fusion.powers)}
-            for path, tasks in named.items():
-                for task in tasks:
-                    if task not in known:
-                        raise ValueError(f"{path}: unknown task {task!r}; expected some of {list(known)}")
+            self._require_tasks()
+            if self.evaluation.best == "gauc" and not self.schema.user:
+                raise ValueError("evaluation.best: got 'gauc' without schema.user; expected a column to group by")
+            length = self.fusion.length
+            if length is not None and length.column not in self.schema.feature_columns():
+                raise ValueError(f"fusion.length.column: got {length.column!r}; expected a column that a feature reads")
+            if "://" in str(self.output) or ":/" in str(self.output):
+                raise ValueError(f"output: got {self.output}; expected a directory on a file system all ranks share")
             if self.data.batch_size % self.data.lanes or self.evaluation.batch_size % self.data.lanes:
                 raise ValueError(
                     f"data.lanes: got {self.data.lanes}; expected a divisor of data.batch_size "
                     f"{self.data.batch_size} and evaluation.batch_size {self.evaluation.batch_size}"
                 )
             return self
+
+        def _require_tasks(self) -> None:
+            """Refuse sections that name a task the schema does not have, before hours of training rest on them."""
+            known = self.schema.task_names
+            named = {
+                "evaluation.tasks": self.evaluation.tasks,
+                "gate.tasks": self.gate.tasks,
+                "gate.margins": tuple(self.gate.margins),
+                "gate.floors": tuple(self.gate.floors),
+                "fusion.powers": tuple(self.fusion.powers),
+            }
+            for path, tasks in named.items():
+                for task in tasks:
+                    if task not in known:
+                        raise ValueError(f"{path}: unknown task {task!r}; expected some of {list(known)}")
+            for task in self.evaluation.tasks:
+                if self.schema.task(task).kind != "binary":
+                    raise ValueError(f"evaluation.tasks: {task!r} is a regression task; AUC wants binary ones")
 
         @model_validator(mode="after")
         def _tables_suit_the_device(self) -> Self:
@@ -142,8 +162,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: no such file; expected a YAML configuration") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: got {type(content).__name__} at the top; expected a mapping of sections")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{file}: got {content!r:.60} at the top; expected a mapping of named sections")
     return content
 
 

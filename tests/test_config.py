@@ -124,7 +124,7 @@ def test_a_missing_section_is_named(write, base) -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- b\n", "just words"])
 def test_a_file_without_sections_is_refused(write, text) -> None:
-    with pytest.raises(InputError, match=r"run.yaml: got (NoneType|list|str) at the top; expected a mapping"):
+    with pytest.raises(InputError, match=r"run.yaml: got .* at the top; expected a mapping"):
         load([write(text)])
 
 

@@ -149,9 +149,7 @@ def test_evaluation_of_the_registered_model_repeats_the_report(quickstart: Quick
 
 
 def test_a_finished_run_is_not_run_again(quickstart: Quickstart) -> None:
-    before = (quickstart.folder / "run/registered.json").read_text()
-    quickstart.run("train")
-    assert (quickstart.folder / "run/registered.json").read_text() == before
+    assert "ranker version 1 holds it already" in quickstart.run("train")
     assert "stays champion" in quickstart.run("promote")
 
 

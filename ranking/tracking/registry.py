@@ -204,6 +204,13 @@ class Registry:
         self._settle(previous)
         return champion, previous
 
+    def find(self, tags: Mapping[str, str]) -> Entry | None:
+        """The newest version that carries all of `tags`; None where there is none."""
+        aliases = self._aliases()
+        with self._reaching():
+            versions = self._client.search_model_versions(f"name = '{self.name}'")
+        return max((_entry(v, aliases) for v in versions if tags.items() <= v.tags.items()), default=None)
+
     def history(self) -> list[Entry]:
         """Every version, oldest first."""
         aliases = self._aliases()

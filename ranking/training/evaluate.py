@@ -27,7 +27,9 @@ class EvaluationConfig(Frozen):
 
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end of every epoch.")
     batch_size: int = Field(8192, ge=1, description="Global batch while evaluating.")
-    best: Literal["auc", "gauc"] = Field("auc", description="Validation metric that ranks checkpoints.")
+    best: Literal["auc", "gauc"] = Field(
+        "auc", description="Validation metric that ranks checkpoints; without a binary task it is R^2."
+    )
     tasks: tuple[str, ...] = Field((), description="Tasks whose mean ranks checkpoints; empty: every binary task.")
     min_positives: int = Field(10, ge=1, description="Fewer examples of either class make a metric undefined.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the AUC intervals.")
@@ -49,6 +51,9 @@ class Evaluation:
 
     def score(self, config: EvaluationConfig) -> float | None:
         """What ranks this step among checkpoints; None where a chosen metric is undefined."""
+        kinds = {task.kind for task in self.report.tasks.values()}
+        if kinds == {"regression"}:
+            return self.report.objective("r2", list(self.report.tasks))
         return self.report.objective(config.best, config.tasks or None)
 
 

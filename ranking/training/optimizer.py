@@ -30,7 +30,7 @@ class DenseOptimizerConfig(Frozen):
 
 
 class ScheduleConfig(Frozen):
-    """Factor on every learning rate: linear warm-up from 0, then constant, linear or cosine decay to the last step."""
+    """Factor on every learning rate: linear warm-up, then constant, or linear or cosine decay over the steps left."""
 
     type: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)

@@ -25,6 +25,7 @@ class Progress(Frozen):
         epoch: epoch of the next step.
         step_in_epoch: index of the next step inside its epoch.
         plan: digest of the order of examples the position refers to.
+        transforms: fingerprint of the transforms the examples were encoded with.
         world_size: ranks that saved.
         seed: the run's seed.
         window: every rank's steps and loss sums since the last log line.
@@ -37,6 +38,7 @@ class Progress(Frozen):
     epoch: int = Field(0, ge=0)
     step_in_epoch: int = Field(0, ge=0)
     plan: str = ""
+    transforms: str = ""
     world_size: int = 1
     seed: int = 0
     window: tuple[tuple[float, ...], ...] = ()

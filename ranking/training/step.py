@@ -72,6 +72,9 @@ class Pipeline(Protocol):
     def paused(self) -> AbstractContextManager[None]:
         """While it lasts the model may be called directly, as an evaluation does."""
 
+    def close(self) -> None:
+        """End; from here on the model may be called directly."""
+
 
 class EagerPipeline:
     """Copy, forward, check, backward, update: one step after the other."""
@@ -105,6 +108,9 @@ class EagerPipeline:
     def paused(self) -> AbstractContextManager[None]:
         """Nothing is under way between two steps."""
         return nullcontext()
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class _Rates(torch.optim.Optimizer):
@@ -148,6 +154,10 @@ class OverlappedPipeline:
             yield
         finally:
             self._pipeline.attach(model)
+
+    def close(self) -> None:
+        """Give the model its own forward back for good."""
+        self._pipeline.detach()
 
 
 def build_pipeline(model: DistributedModelParallel, optimizers: Optimizers, world: World, first_step: int) -> Pipeline:

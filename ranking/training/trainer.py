@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ranking.data.plan import Position
-from ranking.distributed.collectives import gather, sum_across, told
+from ranking.distributed.collectives import gather, lead, sum_across, told
 from ranking.distributed.world import World
 from ranking.schema import Frozen, Schema
 from ranking.training.checkpoint import Checkpoints, Commit
@@ -101,6 +101,7 @@ class Trainer:
                 if self._due(state.progress.step):
                     with pipeline.paused():
                         self._evaluate(window)
+        pipeline.close()
         batches.close()
         done = state.progress.step >= self.total_steps
         if not done and self._newest() != state.progress.step:
@@ -119,14 +120,18 @@ class Trainer:
 
     def _save(self, window: _Window, score: float | None) -> Commit:
         sums = tuple(gather(window.sums(), self.state.world))
-        if not all(math.isfinite(value) for own in sums for value in own):  # CUDA: no step waited for its own loss
+        self._require_finite([value for own in sums for value in own])
+        self.state.progress = self.state.progress.model_copy(update={"window": sums})
+        return self.checkpoints.save(self.state, score)
+
+    def _require_finite(self, losses: Iterable[float]) -> None:
+        """Stop all ranks; on CUDA no step waits for its own loss, so that every log line and checkpoint asks."""
+        if not all(map(math.isfinite, losses)):
             raise told(
                 f"step {self.state.progress.step}: a loss since the last log line is not finite; expected finite "
                 "features, labels and weights: lower the learning rate or run doctor (nothing was committed)",
                 self.state.world,
             )
-        self.state.progress = self.state.progress.model_copy(update={"window": sums})
-        return self.checkpoints.save(self.state, score)
 
     def _after(self, output: Output) -> Progress:
         epoch, step = divmod(output.batch.step + 1, self.steps_per_epoch)
@@ -140,6 +145,7 @@ class Trainer:
 
     def _log(self, window: _Window, bar: tqdm[Any]) -> None:
         steps, metrics = window.steps, window.take()
+        self._require_finite(metrics.values())
         self._observe(metrics, steps)
         self.tracker.log_metrics(metrics, self.state.progress.step)
         if self.state.world.leads:
@@ -161,7 +167,7 @@ class Trainer:
         )
 
     def _newest(self) -> int | None:
-        commits = self.checkpoints.commits()
+        commits = lead(self.checkpoints.commits, self.state.world)
         return commits[-1].step if commits else None
 
 

@@ -75,5 +75,7 @@ def _steps(kind: type[EagerPipeline | OverlappedPipeline], parts: Assembly) -> d
         pipeline.progress(feed)
         with pipeline.paused():
             assert parts.evaluate(validation, state, step).report.tasks
+    pipeline.close()
     feed.close()
+    assert parts.evaluate(validation, state, 3).report.tasks
     return {name: v.clone() for name, v in state.model.state_dict().items() if "embedding_bags" not in name}
