@@ -76,7 +76,8 @@ class _RowGroups:
         number, group = self._manifest.locate(row_group)
         shard, schema = self._manifest.shards[number], self._manifest.columns
         file = self._file(number)
-        stored = [name for name in schema.names if name in file.schema_arrow.names]
+        present = set(file.schema_arrow.names)  # asked for once: the file builds it anew every time
+        stored = [name for name in schema.names if name in present]
         with readable(f"{shard.url}: row group {group}"):
             table = file.read_row_group(group, columns=stored, use_threads=False)
             for name in schema.names:

@@ -16,7 +16,6 @@ from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Schema
 
-
 _Proposal = tuple[tuple[Position, Rows] | None, str | None, Callable[[], Tensor]]
 
 
@@ -31,8 +30,8 @@ class Feed(Iterator[RankingBatch]):
     """Batches with global counts; ends, or fails, on all ranks at the same step.
 
     One small all-reduce a step carries everything the ranks must agree on before they touch the batch: the mask
-    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop. It runs
-    while the batch before is used, so that no step waits for it.
+    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop. With
+    several ranks it runs while the batch before is used, so that no step waits for it; a stop then comes a batch later.
 
     Args:
         source: this rank's part of the plan.
