@@ -47,7 +47,7 @@ class Tracker(Protocol):
         """One point of every curve."""
 
     def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float]) -> None:
-        """An evaluated checkpoint and its metrics."""
+        """An evaluated checkpoint; its metrics are points of the run's curves too."""
 
 
 @dataclass
@@ -115,8 +115,8 @@ class Trainer:
             update={"history": (*self.state.progress.history, found.report)}
         )
         commit = self._save(window, found.score(self.evaluation))
-        self.tracker.log_metrics({f"validation/{k}": v for k, v in found.report.metrics().items()}, step)
-        self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), found.report.metrics())
+        metrics = {f"validation/{name}": value for name, value in found.report.metrics().items()}
+        self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), metrics)
 
     def _save(self, window: _Window, score: float | None) -> Commit:
         sums = tuple(gather(window.sums(), self.state.world))
