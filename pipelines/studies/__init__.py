@@ -1,0 +1,1 @@
+"""Published figures of the literature, measured again: one package a study."""
