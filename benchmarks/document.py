@@ -1,0 +1,47 @@
+"""Copies benchmarks/results/*.json into the tables of README.md and docs/performance.md; `make bench` ends with it.
+
+A table stands between `<!-- bench <name> [<regular expression>] -->` and `<!-- /bench -->`; the expression keeps the
+cases it is found in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+FILES = ("README.md", "docs/performance.md")
+_BLOCK = re.compile(r"(<!-- bench (\S+)( [^>]*?)? -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def table(name: str, wanted: str) -> str:
+    """A Markdown table of the cases, and a line that says where they come from."""
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return f"(`benchmarks/results/{name}.json` is missing: `make bench` writes it)\n"
+    content = json.loads(file.read_text())
+    lines = ["| case | unit | ours | other | ratio | spread |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines += [_row(case) for case in content["cases"] if "ours" in case and re.search(wanted, case["case"])]
+    machine = content["machine"]
+    said = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average_before']} before the run"
+    return "\n".join([*lines, "", f"{said}; `benchmarks/results/{name}.json`.", ""])
+
+
+def filled(text: str) -> str:
+    """The text with its tables up to date."""
+    return _BLOCK.sub(lambda found: found[1] + table(found[2], (found[3] or "").strip()) + found[4], text)
+
+
+def _row(case: dict[str, Any]) -> str:
+    name = case["case"].replace("|", "/")
+    spread = f"{case['ratio_min']:.2f}-{case['ratio_max']:.2f}"
+    return f"| {name} | {case['unit']} | {case['ours']:g} | {case['other']:g} | {case['ratio_median']:.2f} | {spread} |"
+
+
+if __name__ == "__main__":
+    for file in map(Path, FILES):
+        if file.exists():
+            file.write_text(filled(file.read_text()))
