@@ -38,7 +38,7 @@ def filled(text: str) -> str:
 def _row(case: dict[str, Any]) -> str:
     name = case["case"].replace("|", "/")
     spread = f"{case['ratio_min']:.2f}-{case['ratio_max']:.2f}"
-    return f"| {name} | {case['unit']} | {case['ours']:g} | {case['other']:g} | {case['ratio_median']:.2f} | {spread} |"
+    return f"| {name} | {case['unit']} | {case['ours']:,} | {case['other']:,} | {case['ratio_median']:.2f} | {spread} |"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoint, harness, loader, serving, throughput, workload
+from benchmarks import checkpoint, harness, loader, throughput, workload
 from ranking.distributed.world import join
 from ranking.errors import InputError
 
@@ -75,6 +75,8 @@ def cases(options: argparse.Namespace, place: Path) -> Iterator[dict[str, object
 
 def others(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Loader, checkpoints and serving, as their own scripts measure them."""
+    from benchmarks import serving  # MLflow warns where it is imported
+
     sizes = argparse.Namespace(
         rows=options.rows // 4,
         data=options.data,
