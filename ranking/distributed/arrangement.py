@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,27 +38,6 @@ class Arrangement(nn.Module):
             parts = torch.split(values, output.length_per_key(), dim=1)
             values = torch.cat([parts[place] for place in self._places], dim=1)
         return values.view(len(values), self.copies, -1)
-
-
-def guard(collection: Any) -> None:
-    """Let no gradient that is not finite reach a table: the whole of it becomes 0 on the rank that owns the table.
-
-    Tables are updated inside backward. Asking all ranks before whether their losses are finite would make every step
-    wait for the slowest rank once more; the gradients carry the answer to where it is needed anyway.
-
-    Args:
-        collection: TorchRec's sharded collection, on CPU.
-    """
-
-    def finite(grad: Tensor) -> Tensor:
-        return grad if math.isfinite(grad.sum().item()) else torch.zeros_like(grad)
-
-    def watch(_lookup: nn.Module, _inputs: object, vectors: Tensor) -> None:
-        if vectors.requires_grad:
-            vectors.register_hook(finite)  # type: ignore[no-untyped-call]
-
-    for lookup in collection._lookups:
-        lookup.register_forward_hook(watch)
 
 
 def local_look_up(collection: Any) -> LookUp | None:

@@ -16,7 +16,7 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ranking.distributed.arrangement import Arrangement, LookUp, guard, local_look_up
+from ranking.distributed.arrangement import Arrangement, LookUp, local_look_up
 from ranking.schema import Frozen, Schema, Table
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -57,10 +57,6 @@ class ShardedEmbeddings(nn.Module):
         )
         self.arrangement = Arrangement([_output_names(schema, configs, prefix) for prefix in prefixes])
         self.local: LookUp | None = None
-
-    def guard(self) -> None:
-        """Keep gradients that are not finite from the tables; only for a sharded collection on CPU."""
-        guard(self.collection)
 
     def stay_local(self) -> None:
         """Skip the exchange with other ranks from now on; only for a sharded collection in a world of one."""

@@ -61,8 +61,8 @@ def shard(
         sharders=[sharder],
         data_parallel_wrapper=_Alone() if world.size == 1 else DefaultDataParallelWrapper(static_graph=False),
     )
-    if world.device.type == "cpu" and schema.categorical:  # on CUDA TorchRec's pipeline overlaps the exchange
-        embeddings.stay_local() if world.size == 1 else embeddings.guard()
+    if world.size == 1 and world.device.type == "cpu":  # on CUDA TorchRec's pipeline overlaps the exchange
+        embeddings.stay_local()
     return model
 
 

@@ -110,11 +110,6 @@ class Optimizers:
         for optimizer in self.local:
             optimizer.zero_grad()
 
-    def finite(self) -> bool:
-        """Whether all dense gradients are; DDP has averaged them, so that every rank finds the same."""
-        gradients = [p.grad for p in self.dense_parameters if p.grad is not None]
-        return bool(nn.utils.get_total_norm(gradients).isfinite())
-
     def step(self) -> None:
         """Update what backward has not updated already."""
         if self.config.dense.clip_norm:

@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import gather, told
+from ranking.distributed.collectives import any_across, gather, told
 from ranking.distributed.world import World
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -88,31 +88,22 @@ class EagerPipeline:
 
         Raises:
             StopIteration: the batches are used up.
-            InputError: the loss is not finite on some rank; nothing was updated.
+            InputError: the loss is not finite on some rank; nothing was updated, because tables are written
+                inside backward and backward is not reached.
         """
         batch = next(batches).to(self.world.device)
         self.optimizers.set_rates(batch.step)
         self.optimizers.zero_grad()
         loss, output = self.model(batch)
-        if not self._backward(loss):
+        if any_across(not bool(torch.isfinite(loss)), self.world):
             raise told(
                 f"step {batch.step}: the loss is not finite (by rank: {gather(loss.item(), self.world)}); "
                 "expected finite features, labels and weights: lower the learning rate or run doctor",
                 self.world,
             )
+        loss.backward()
         self.optimizers.step()
         return output  # type: ignore[no-any-return]
-
-    def _backward(self, loss: Tensor) -> bool:
-        """Backward, in which tables are updated, unless a loss is not finite; then nothing is, and all ranks know.
-
-        One rank can tell before. Several go on without asking each other: gradients that are not finite are kept from
-        the tables where these lie (`distributed.arrangement.guard`), and arrive in every rank's dense gradients.
-        """
-        if self.world.size == 1 and not torch.isfinite(loss):
-            return False
-        loss.backward()  # type: ignore[no-untyped-call]
-        return self.world.size == 1 or self.optimizers.finite()
 
     def paused(self) -> AbstractContextManager[None]:
         """Nothing is under way between two steps."""
