@@ -57,6 +57,7 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
     kind = _kind(body)
 
     def command(context: typer.Context, files: Files, debug: Debug = False, **options: object) -> None:
+        """Replaced below by the body's own."""
         _quiet()
         try:
             code = body(read(kind, files, context.args), **options)

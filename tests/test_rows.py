@@ -30,7 +30,7 @@ def rows(numbers, weighted=True):
     )
 
 
-def same(got, expected):
+def check_same(got, expected):
     for name in ("ids", "dense", "labels", "observed", "masks", "groups", "index", "weights"):
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=0, atol=0)
     for one, other in zip(got.lists, expected.lists, strict=True):
@@ -46,12 +46,12 @@ def weighted(request):
 
 @pytest.mark.parametrize("index", [[], [2], [5, 0, 2, 2, 1], [0, 1, 2, 3, 4, 5]])
 def test_take_gathers_whole_rows(index, weighted):
-    same(rows(range(6), weighted).take(torch.tensor(index, dtype=torch.int64)), rows(index, weighted))
+    check_same(rows(range(6), weighted).take(torch.tensor(index, dtype=torch.int64)), rows(index, weighted))
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 6), (1, 4), (5, 6)])
 def test_slice_is_a_run_of_rows(start, stop, weighted):
-    same(rows(range(6), weighted).slice(start, stop), rows(range(start, stop), weighted))
+    check_same(rows(range(6), weighted).slice(start, stop), rows(range(start, stop), weighted))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
@@ -59,7 +59,7 @@ def test_split_cuts_into_runs(size, weighted):
     parts = rows(range(6), weighted).split(size)
     assert len(parts) == 6 // size
     for place, part in enumerate(parts):
-        same(part, rows(range(place * size, (place + 1) * size), weighted))
+        check_same(part, rows(range(place * size, (place + 1) * size), weighted))
 
 
 def test_split_copies_nothing():
@@ -69,18 +69,18 @@ def test_split_copies_nothing():
 
 
 def test_cat_puts_one_part_after_another(weighted):
-    same(Rows.cat([rows([3, 1], weighted), rows([], weighted), rows([0], weighted)]), rows([3, 1, 0], weighted))
+    check_same(Rows.cat([rows([3, 1], weighted), rows([], weighted), rows([0], weighted)]), rows([3, 1, 0], weighted))
 
 
 def test_interleave_deals_the_runs_of_the_parts_in_turn(weighted):
     dealt = Rows.interleave([rows([0, 1, 2, 3], weighted), rows([5, 4, 2, 0], weighted)], runs=2)
-    same(dealt, rows([0, 1, 5, 4, 2, 3, 2, 0], weighted))
-    same(Rows.interleave([rows([2, 0], weighted)], runs=2), rows([2, 0], weighted))
+    check_same(dealt, rows([0, 1, 5, 4, 2, 3, 2, 0], weighted))
+    check_same(Rows.interleave([rows([2, 0], weighted)], runs=2), rows([2, 0], weighted))
 
 
 def test_rows_without_lists_are_split_and_dealt():
     whole = Rows(**{**rows(range(6)).__dict__, "lists": ()})
-    same(whole.split(3)[1], Rows(**{**rows(range(3, 6)).__dict__, "lists": ()}))
+    check_same(whole.split(3)[1], Rows(**{**rows(range(3, 6)).__dict__, "lists": ()}))
     assert Rows.interleave([whole, whole], runs=3).index.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5]
 
 
@@ -89,4 +89,4 @@ def test_padding_weighs_nothing_and_observes_nothing(weighted):
     assert padding.index.tolist() == [-1, -1]
     assert padding.lists[0].lengths.tolist() == [0, 0]
     assert not any(tensor.any() for tensor in (padding.weights, padding.masks, padding.observed, padding.labels))
-    same(Rows.cat([rows([2], weighted), padding]).slice(0, 1), rows([2], weighted))
+    check_same(Rows.cat([rows([2], weighted), padding]).slice(0, 1), rows([2], weighted))

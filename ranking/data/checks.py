@@ -77,6 +77,7 @@ class _Feature:
         self.sample = Sample()
 
     def add(self, block: Block) -> None:
+        """Count one block's values of the feature."""
         before = self.encoder.counters.copy()
         values, empty = _read(self.encoder, self.feature, block)
         self.counters += self.encoder.counters - before
@@ -87,6 +88,7 @@ class _Feature:
             self.low, self.high = min(self.low, float(present.min())), max(self.high, float(present.max()))
 
     def summary(self) -> FeatureSummary:
+        """Shares over all blocks so far."""
         name = self.feature.name
         return FeatureSummary(
             split=self.split,
@@ -109,6 +111,7 @@ class _Task:
         self.entire_sum = self.sum = 0.0
 
     def add(self, labels: Tensor, observed: Tensor, mask: Tensor) -> None:
+        """Count one block's labels `[N]`, where they are observed `[N]` and inside the sample space `[N]`."""
         self.entire += int(observed.sum())
         self.entire_sum += float(labels.sum(dtype=torch.float64))
         self.support += int(mask.sum())
@@ -118,6 +121,7 @@ class _Task:
             self.outside += int((labels[observed & ~mask] == 1).sum())
 
     def summary(self) -> TaskSummary:
+        """Rates and support over all blocks so far."""
         return TaskSummary(
             split=self.split,
             task=self.task.name,
@@ -142,6 +146,7 @@ class _Split:
         self.errors: dict[str, str] = {}
 
     def add(self, table: pa.Table) -> None:
+        """Count the next rows of the split in every feature and task."""
         block = Block(table, np.arange(self.rows, self.rows + table.num_rows))
         self.rows += table.num_rows
         for feature in self.features.values():

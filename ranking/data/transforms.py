@@ -176,6 +176,7 @@ class _Fit:
         self.counts = {f.table_name: ValueCounts() for f in schema.categorical if isinstance(f.encoding, Vocabulary)}
 
     def add(self, table: pa.Table) -> None:
+        """Take the next rows in."""
         block = Block(table, np.arange(self.rows, self.rows + table.num_rows))
         self.rows += table.num_rows
         for dense in self.schema.dense:
@@ -189,6 +190,7 @@ class _Fit:
                     self.samples[feature.name].add(numbers[~np.isnan(numbers)])
 
     def result(self) -> Transforms:
+        """What all rows so far fit."""
         return Transforms(
             features={f.name: _settings(f) for f in self.schema.features},
             statistics={name: _statistics(moments) for name, moments in self.moments.items()},

@@ -243,6 +243,7 @@ def evaluate_predictions(
     groups = predictions.groups
 
     def report(task: int, mask: Bools) -> SpaceReport:
+        """One task over the rows of one space."""
         rows = order[mask[order, task]]
         scores, labels = (table[rows, task].astype(np.float64) for table in (predictions.scores, predictions.labels))
         try:

@@ -190,9 +190,8 @@ class Run(NullRun):
         numbers = {key: float(value) for key, value in values.items()}
         self._spool.append({"kind": "metrics", "time": _now(), "step": int(step), "values": numbers})
 
-    def log_checkpoint(  # noqa: D102
-        self, step: int, uri: str, metrics: Mapping[str, float], dataset_digest: str = ""
-    ) -> None:
+    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float], dataset_digest: str = "") -> None:
+        """See `NullRun.log_checkpoint`; written to the spool at once."""
         self._spool.append(
             {
                 "kind": "checkpoint",
@@ -222,7 +221,8 @@ class Run(NullRun):
         body = re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL)  # MLflow would show the YAML header as text
         self.log_tags({"mlflow.note.content": body.lstrip()})
 
-    def finish(self, status: Status = "FINISHED") -> int:  # noqa: D102
+    def finish(self, status: Status = "FINISHED") -> int:
+        """See `NullRun.finish`; a second call does nothing."""
         if self._spool.closed:
             return 0
         if self._system:

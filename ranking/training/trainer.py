@@ -190,6 +190,7 @@ class _Window:
         return (self.steps, *self.losses.tolist())
 
     def take(self) -> dict[str, float]:
+        """Global mean losses and speed since the last call; the window starts anew."""
         packed = sum_across(torch.cat([self.losses.cpu(), torch.tensor([float(self.rows)]).double()]), self.world)
         now = time.perf_counter()
         found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}

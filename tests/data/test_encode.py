@@ -394,4 +394,5 @@ def test_a_request_that_mixes_types_is_an_input_error():
 
 
 def test_serving_needs_no_labels():
-    encoder_of(ids("f"), user="user").features(pa.table({"f": [1]}))
+    found, lists, dense = encoder_of(ids("f"), user="user").features(pa.table({"f": [1]}))
+    assert (found.shape, lists, dense.shape) == ((1, 1), (), (1, 0))

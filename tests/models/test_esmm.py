@@ -74,7 +74,7 @@ def test_the_joint_logit_stays_exact_where_probabilities_vanish() -> None:
     ["is_click & is_buy", "is_buy & is_click", "(is_click) & is_buy & is_paid", "is_buy & (is_paid & is_click)"],
 )
 def test_a_conjunction_with_the_click_is_a_conversion(label: str) -> None:
-    network(SETTINGS, tasks=tasks(label=label))
+    assert str(network(SETTINGS, tasks=tasks(label=label)).tasks[1].label) == label
 
 
 def test_all_terms_of_the_clicks_own_conjunction_are_wanted() -> None:
