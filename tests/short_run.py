@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.assembly import Assembly
-from pipelines.train import resume
+from pipelines.fit import Fit
 from ranking.config import load
 from ranking.distributed.world import World
 from ranking.tracking.runs import NullRun
-from ranking.training.checkpoint import Checkpoints
-from ranking.training.trainer import Trainer
 
 Left = dict[str, Any]
 
@@ -24,29 +21,13 @@ def train(world: World, files: list[Path], overrides: list[str]) -> Left:
     Returns:
         Every dense tensor by name; `weights`, the tasks' next weights; `gates`, the mean gate weights on validation.
     """
-    config = load(files, overrides)
-    parts = Assembly(config, world)
-    manifest, validation = parts.manifest("train"), parts.manifest("validation")
-    steps = parts.plan(manifest).steps
-    state = parts.state(config.training.steps)
-    checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
-    resume(checkpoints, state, parts, manifest)
-    trainer = Trainer(
-        state=state,
-        schema=config.schema,
-        feed=lambda position: parts.training_feed(manifest, position),
-        evaluate=lambda step: parts.evaluate(validation, state, step),
-        checkpoints=checkpoints,
-        tracker=NullRun(),
-        config=config.training,
-        evaluation=config.evaluation,
-        steps_per_epoch=steps,
-    )
-    assert trainer.train()
+    fit = Fit(load(files, overrides), world)
+    assert fit.train(NullRun())
+    state, steps = fit.state, fit.steps
     last = state.progress.step
     left: Left = {name: v.numpy() for name, v in state.model.state_dict().items() if "embedding_bags" not in name}
     left["weights"] = state.model.module.objective.weighting(last // steps, last).detach().numpy()
-    return left | {"gates": parts.evaluate(validation, state, last).gates}
+    return left | {"gates": fit.parts.evaluate(fit.validation, state, last).gates}
 
 
 def train_each(world: World, files: list[Path], overrides: dict[str, list[str]]) -> dict[str, Left]:

@@ -1,0 +1,111 @@
+"""Fit: one training as a value, resumed where there is something to resume; shared by every job that trains."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pipelines.assembly import Assembly
+from ranking.config import RunConfig
+from ranking.data.manifest import Manifest
+from ranking.distributed.collectives import told
+from ranking.distributed.world import World, versions
+from ranking.tracking.runs import flatten
+from ranking.training.checkpoint import Checkpoints
+from ranking.training.state import Progress, TrainState
+from ranking.training.trainer import Tracker, Trainer
+
+_SETTLED = ("schema", "model", "objective", "optimizer")
+"""Sections that a run cannot change on the way."""
+
+
+class Fit:
+    """Data, state and checkpoints of one run directory on this rank.
+
+    Attributes:
+        parts: what the configuration describes.
+        manifest: the training shards.
+        steps: of an epoch.
+        state: model, optimizers and progress, continued from the newest committed checkpoint or fresh.
+        checkpoints: of the run directory.
+
+    Args:
+        config: the run.
+        world: the ranks it trains on.
+
+    Raises:
+        InputError: the run directory's checkpoint belongs to other data, or to another order of it.
+    """
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        """Read the footers, build the model and restore it."""
+        self.parts = Assembly(config, world)
+        self.manifest = self.parts.manifest("train")
+        self.validation = self.parts.manifest("validation")
+        self.steps = self.parts.plan(self.manifest).steps
+        self.state = self.parts.state(config.training.steps or config.training.epochs * self.steps)
+        self.checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
+        resume(self.checkpoints, self.state, self.parts, self.manifest)
+
+    @cached_property
+    def test(self) -> Manifest:
+        """The test shards."""
+        return self.parts.manifest("test")
+
+    def train(self, tracker: Tracker) -> bool:
+        """Run to the step budget; False when SIGTERM stopped it after a commit."""
+        trainer = Trainer(
+            state=self.state,
+            schema=self.parts.config.schema,
+            feed=lambda position: self.parts.training_feed(self.manifest, position),
+            evaluate=lambda step: self.parts.evaluate(self.validation, self.state, step),
+            checkpoints=self.checkpoints,
+            tracker=tracker,
+            config=self.parts.config.training,
+            evaluation=self.parts.config.evaluation,
+            steps_per_epoch=self.steps,
+        )
+        return trainer.train()
+
+
+def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifest: Manifest) -> None:
+    """Continue from the newest committed checkpoint, or begin.
+
+    Raises:
+        InputError: the checkpoint belongs to other data, or to another order of it.
+    """
+    config = parts.config
+    fresh = Progress(
+        plan=parts.plan(manifest).digest,
+        transforms=parts.transforms.fingerprint,
+        seed=config.seed,
+        world_size=state.world.size,
+        config=config.model_dump(mode="json"),
+        versions=versions(),
+    )
+    found = checkpoints.restore(state)
+    if found is not None:
+        _require_same(found, fresh, state.world, config.output)
+        fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
+    state.progress = fresh
+
+
+def _require_same(before: Progress, now: Progress, world: World, output: Path) -> None:
+    """Refuse to go on with another order of examples, or with settings that make another model."""
+    if before.plan != now.plan:
+        raise told(
+            f"{output}: the run was started on plan {before.plan:.12}, got {now.plan:.12}; "
+            "expected the same shards, seed, batch size, lanes, block and order, or another `output`",
+            world,
+        )
+    if before.transforms != now.transforms:
+        raise told(f"{output}: the run was started with other transforms; expected them, or another `output`", world)
+    was, is_now = ({name: each.config[name] for name in _SETTLED} for each in (before, now))
+    old, new = dict(flatten(was)), dict(flatten(is_now))
+    odd = next((key for key in sorted(old.keys() | new) if old.get(key) != new.get(key)), None)
+    if odd is not None:
+        raise told(
+            f"{odd}: got {new.get(odd, 'nothing')}; expected {old.get(odd, 'nothing')}, "
+            f"as the run in {output} was started, or another `output`",
+            world,
+        )
