@@ -10,7 +10,7 @@ from ranking.metrics.calibration import (
     reliability_curve,
 )
 from ranking.metrics.grouped import GroupedAuc, gauc
-from ranking.metrics.regression import mae, mse, r2, rmse
+from ranking.metrics.regression import mae, mse, r2, r2_interval, rmse
 from ranking.metrics.report import EvaluationReport, Kind, Predictions, SpaceReport, TaskReport, evaluate_predictions
 from ranking.metrics.significance import Difference, Interval, delong, paired_bootstrap, paired_delong
 from ranking.metrics.table import auc_table
@@ -39,6 +39,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_delong",
     "r2",
+    "r2_interval",
     "reliability_curve",
     "rmse",
     "roc_auc",

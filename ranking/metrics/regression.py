@@ -1,6 +1,7 @@
 """Errors of point predictions. For a binary task the prediction is the probability."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,30 @@ def r2(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     if error is None or np.ptp(label) == 0:
         return None
     return _finite(1 - error / float(np.var(label)))
+
+
+def r2_interval(
+    predictions: npt.ArrayLike, labels: npt.ArrayLike, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Confidence interval of `r2` over rows taken as independent (delta method of the ratio SSE / SST).
+
+    Args:
+        predictions: `[N]`.
+        labels: `[N]`.
+        level: coverage asked of the interval, in (0, 1).
+
+    Returns:
+        The two ends, the upper at most 1; None where `r2` is.
+    """
+    value = r2(predictions, labels)
+    if value is None:
+        return None
+    label = np.asarray(labels, np.float64)
+    error, spread = np.square(_residuals(predictions, labels)), np.square(label - label.mean())
+    with np.errstate(over="ignore"):
+        deviation = float(np.std(error - (1 - value) * spread, ddof=1)) / float(spread.mean())
+    reach = NormalDist().inv_cdf((1 + level) / 2) * deviation / math.sqrt(label.size)
+    return (value - reach, min(value + reach, 1.0)) if math.isfinite(reach) else None
 
 
 def mse(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:

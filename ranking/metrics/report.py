@@ -12,7 +12,7 @@ from pydantic import FiniteFloat
 from ranking.metrics.auc import Bools, roc_auc
 from ranking.metrics.calibration import calibration_ratio, ece, log_loss, normalised_entropy
 from ranking.metrics.grouped import gauc
-from ranking.metrics.regression import mae, mse, r2, rmse
+from ranking.metrics.regression import mae, mse, r2, r2_interval, rmse
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
 
@@ -83,6 +83,7 @@ class SpaceReport(Frozen):
         calibration: predicted over observed positives.
         ece: expected calibration error.
         r2: 1 - SSE / SST; of the probability for a binary task.
+        r2_interval: its interval.
         mse: mean squared error.
         mae: mean absolute error.
         rmse: root of the mean squared error.
@@ -103,14 +104,16 @@ class SpaceReport(Frozen):
     calibration: FiniteFloat | None = None
     ece: FiniteFloat | None = None
     r2: FiniteFloat | None = None
+    r2_interval: tuple[FiniteFloat, FiniteFloat] | None = None
     mse: FiniteFloat | None = None
     mae: FiniteFloat | None = None
     rmse: FiniteFloat | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Every defined number by name; the interval as `auc_low` and `auc_high`."""
-        values = self.model_dump(exclude={"undefined", "auc_interval"}, exclude_none=True)
+        """Every defined number by name; the intervals as `auc_low`, `auc_high`, `r2_low` and `r2_high`."""
+        values = self.model_dump(exclude={"undefined", "auc_interval", "r2_interval"}, exclude_none=True)
         values.update(zip(("auc_low", "auc_high"), self.auc_interval or (), strict=False))
+        values.update(zip(("r2_low", "r2_high"), self.r2_interval or (), strict=False))
         return {name: float(value) for name, value in values.items()}
 
 
@@ -152,7 +155,7 @@ class EvaluationReport(Frozen):
         Raises:
             ValueError: no such metric or task.
         """
-        if metric not in SpaceReport.model_fields or metric in ("undefined", "auc_interval"):
+        if metric not in SpaceReport.model_fields or metric in ("undefined", "auc_interval", "r2_interval"):
             raise ValueError(f"objective: no metric {metric!r}")
         names = [name for name, task in self.tasks.items() if task.kind == "binary"] if tasks is None else tasks
         unknown = sorted(set(names) - set(self.tasks))
@@ -185,7 +188,7 @@ class _Reporter:
         lacking = self._lacking(labels, positives)
         values = self._plain(scores, labels, binary)
         if lacking is None:
-            values |= {"r2": r2(scores, labels)}
+            values |= {"r2": r2(scores, labels), "r2_interval": r2_interval(scores, labels, self.level)}
             values |= self._ranking(scores, labels, groups) if binary else {}
         return SpaceReport(rows=rows, positives=positives, undefined=lacking, **values)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from ranking.metrics import mae, mse, r2, rmse
+from ranking.metrics import mae, mse, r2, r2_interval, rmse
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,16 @@ def test_r2_is_one_for_the_truth_zero_for_the_mean_and_negative_for_worse(column
     assert r2(labels, labels) == 1
     assert r2(np.full(1000, labels.mean()), labels) == pytest.approx(0, abs=1e-12)
     assert r2(-labels, labels) < 0
+
+
+def test_the_interval_of_r2_is_the_bootstraps(columns):
+    predictions, labels = columns
+    draw = np.random.default_rng(0)
+    resamples = draw.integers(0, 1000, (2000, 1000))
+    expected = np.quantile([r2(predictions[rows], labels[rows]) for rows in resamples], [0.025, 0.975])
+    assert r2_interval(predictions, labels) == pytest.approx(expected, abs=0.006)
+    assert r2_interval(labels, labels) == (1, 1)
+    assert r2_interval(predictions, np.ones(1000)) is None
 
 
 def test_r2_of_a_binary_task_scores_the_probability():
