@@ -1,0 +1,32 @@
+"""The pieces all reports of studies are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipelines.studies.record import Record
+
+NAMES = {
+    "single_task": "Single-Task",
+    "shared_bottom": "Shared-Bottom",
+    "l2_constrained": "L2-Constrained",
+    "cross_stitch": "Cross-Stitch",
+    "tensor_factorization": "Tensor-Factorization",
+    "omoe": "OMoE",
+    "mmoe": "MMoE",
+    "cgc": "CGC",
+    "ple": "PLE",
+    "esmm": "ESMM",
+}
+"""How the literature writes the architectures."""
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def source(record: Record, file: str) -> str:
+    """Where a report's numbers come from."""
+    return f"`{record.command}`, revision {record.revision}, on {record.machine}. Numbers: [{file}]({file}).\n"
