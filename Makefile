@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 OVERRIDES := --device=$(DEVICE)
+NIGHTS := -c configs/quickstart.yaml -c configs/kuairand/retrain.yaml $(OVERRIDES) --retrain.processes=$(NPROC) \
+	--tracking.uri=sqlite:///runs/nightly/mlflow.db --tracking.artifact_location=runs/nightly/artifacts
 
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR = false
@@ -16,7 +18,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check bench schema docs images clean
+.PHONY: help train demo-retrain test check bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +29,12 @@ train: .venv/$(VARIANT)  ## prepare, check, train, register and promote (DEVICE=
 	$(RUN) pipelines.launch --standalone --nproc-per-node $(NPROC) -m pipelines.train -c $(CONFIG) $(OVERRIDES)
 	$(RUN) pipelines.promote -c $(CONFIG) $(OVERRIDES) || [ $$? -eq 3 ]
 	$(RUN) pipelines.report -c $(CONFIG) $(OVERRIDES)
+
+demo-retrain: .venv/$(VARIANT)  ## three nights of retraining on real days, ending in runs/nightly/summary.html
+	mkdir -p runs/nightly
+	test -d data/kuairand/days || $(RUN) pipelines.prepare $(NIGHTS)
+	$(RUN) pipelines.retrain $(NIGHTS) --backfill 2022-05-05:2022-05-07 || [ $$? -eq 3 ]
+	$(RUN) pipelines.registry history $(NIGHTS)
 
 test: .venv/dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
@@ -55,6 +63,7 @@ images:  ## container images with docker, podman or buildah (TARGETS="cpu servin
 	@test -n "$(ENGINE)" || { echo "error: images: found no docker, podman or buildah that works" >&2; exit 2; }
 	for target in $(TARGETS); do \
 		$(ENGINE) build --file docker/Dockerfile --target $$target $(if $(BASE),--build-arg BASE=$(BASE)) \
+			--build-arg REVISION="$$(git describe --always --exclude '*' --dirty=+dirty 2>/dev/null)" \
 			--tag ranking:$$target . || exit; \
 	done
 

@@ -1,7 +1,8 @@
-"""What a checkpoint costs by size: how long training stands still, and how long it takes to come back.
+"""What a checkpoint costs by size: how long training stands still, when it is durable, and how long it takes to load.
 
-Ours: sharded, hashed, fsynced and committed; verified before it is loaded. The other side: torch.save and torch.load
-of the same tensors with an fsync, without hashes, commit or shards.
+Ours: sharded, hashed, fsynced and committed; verified before it is loaded. The other side is the same save while
+training waits (`sync`), or torch.save and torch.load of the same tensors with an fsync, without hashes, commit or
+shards.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,33 @@ from pipelines.assembly import Assembly
 from pipelines.job import _quiet
 from ranking.distributed.world import World, join
 from ranking.training.checkpoint import Checkpoints
+from ranking.training.commits import CheckpointConfig
+from ranking.training.saving import Saves
 from ranking.training.state import TrainState
 
 
 class Sides:
-    """Both ways to keep one state on disk."""
+    """The ways to keep one state on disk."""
 
-    def __init__(self, state: TrainState, checkpoints: Checkpoints, folder: Path) -> None:
-        self.state, self.checkpoints, self.file = state, checkpoints, folder / "plain.pt"
-        self.tensors = {name: _local(value) for name, value in state.tensors().items()}
+    def __init__(self, state: TrainState, folder: Path, world: World) -> None:
+        self.state, self.file = state, folder / "plain.pt"
+        self.checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), world)
+        self.beside = Saves(self.checkpoints)
+        sync = CheckpointConfig(mode="sync")
+        self.waiting = Saves(Checkpoints(folder / "checkpoints", sync, world))
+        parts = {name: [part.tensor for part in laid.parts] for name, laid in state.tensors().items()}
+        self.tensors = {f"{name}/{i}": tensor for name, own in parts.items() for i, tensor in enumerate(own)}
         self.mib = sum(t.numel() * t.element_size() for t in self.tensors.values()) / 2**20
 
-    def save(self) -> float:
-        """Seconds training waits for a commit."""
-        progress = self.state.progress
-        self.state.progress = progress.model_copy(update={"step": progress.step + 1})
-        return harness.timed(lambda: self.checkpoints.save(self.state, None))
+    def stall(self, saves: Saves) -> float:
+        """Seconds training waits for a save; it ends before the next begins."""
+        seconds = harness.timed(lambda: self._save(saves))
+        saves.finish()
+        return seconds
+
+    def durable(self, saves: Saves) -> float:
+        """Seconds from the wish to save to the commit."""
+        return harness.timed(lambda: (self._save(saves), saves.finish()))
 
     def load(self) -> float:
         """Seconds to verify the newest commit and fill the state from it."""
@@ -48,6 +61,11 @@ class Sides:
     def plain_load(self) -> float:
         """Seconds of torch.load and a copy into the state's tensors."""
         return harness.timed(self._read)
+
+    def _save(self, saves: Saves) -> None:
+        progress = self.state.progress
+        self.state.progress = progress.model_copy(update={"step": progress.step + 1})
+        saves.save(self.state, None, lambda commit: None)
 
     def _write(self) -> None:
         with self.file.open("wb") as stream:
@@ -62,26 +80,24 @@ class Sides:
 
 
 def cases(options: Any, world: World, folder: Path) -> Iterator[dict[str, object]]:
-    """Stall and load time at every size."""
+    """Stall, time to durable and load time at every size."""
     place = workload.prepare(options.data, options.rows)
     for rows in options.table_rows:
         sizes = {name: {"rows": rows} for name in workload.schema().table_names()}
         config = workload.config(place, folder / "run", schema={"tables": sizes}, device=world.device.type)
-        sides = Sides(
-            Assembly(config, world).state(1), Checkpoints(folder / "checkpoints", config.checkpoints, world), folder
-        )
-        name = f"{sides.mib:.0f} MiB"
+        sides = Sides(Assembly(config, world).state(1), folder, world)
         pairs = {
-            "save, training stands still": (sides.save, sides.plain_save),
-            "load": (sides.load, sides.plain_load),
+            "stall, async against sync": (partial(sides.stall, sides.beside), partial(sides.stall, sides.waiting)),
+            "durable, async against sync": (
+                partial(sides.durable, sides.beside),
+                partial(sides.durable, sides.waiting),
+            ),
+            "durable, sync against torch.save": (partial(sides.durable, sides.waiting), sides.plain_save),
+            "load against torch.load": (sides.load, sides.plain_load),
         }
         for what, (ours, other) in pairs.items():
-            yield harness.alternate(f"{what}, {name}", "s", ours, other, options.rounds).summary()
+            yield harness.alternate(f"{what}, {sides.mib:.0f} MiB", "s", ours, other, options.rounds).summary()
         shutil.rmtree(folder / "checkpoints")
-
-
-def _local(value: Any) -> torch.Tensor:
-    return value.local_shards()[0].tensor if hasattr(value, "local_shards") else value  # type: ignore[no-any-return]
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Rows per second from Parquet into batches, against plain decoding of the same files with as many threads.
 
 Ours: Loader and Encoder up to and including RankingBatch. The other side: pyarrow's `iter_batches`, one thread a file,
-nothing done with what it yields. Memory: the peak of a fresh process that reads 1x and 10x the rows.
+nothing done with what it yields. Memory: the peak of a fresh process that reads 1x and 10x the rows. Checksums: the
+same loader with and without the check of every page's CRC.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ranking.batch import RankingBatch
 from ranking.data.encode import Encoder
 from ranking.data.loader import DataConfig, Loader
 from ranking.data.manifest import Manifest
-from ranking.data.storage import open_parquet
+from ranking.data.storage import Store
 from ranking.data.transforms import Transforms
 from ranking.schema import Schema
 
@@ -82,7 +83,7 @@ def table(kind: str, rows: int, seed: int) -> pa.Table:
 
 def write(kind: str, folder: Path, rows: int) -> Path:
     """Files of one kind, written when they are not there yet."""
-    place = folder / f"{kind.replace(' ', '-')}-{rows}"
+    place = folder / f"{kind.replace(' ', '-')}-{rows}-with-checksums"
     if not (place / "transforms").exists():
         place.mkdir(parents=True, exist_ok=True)
         for number in range(FILES):
@@ -91,18 +92,25 @@ def write(kind: str, folder: Path, rows: int) -> Path:
                 place / f"part-{number}.parquet",
                 compression="zstd",
                 row_group_size=GROUP,
+                write_page_checksum=True,
             )
         source = Source(kind, place, str(place), {})
         Transforms.fit(source.schema(), [table(kind, 50_000, 0)]).save(str(place / "transforms"))
     return place
 
 
-def ours(source: Source, threads: int, batch: int) -> Callable[[], float]:
+def ours(source: Source, threads: int, batch: int, verify: bool = True) -> Callable[[], float]:
     """Rows/s of the loader over one epoch, batches included."""
     schema = source.schema()
-    manifest = Manifest.build((f"{source.url}/*.parquet",), schema.columns(), source.options)
+    manifest = Manifest.build((f"{source.url}/*.parquet",), schema.columns(), Store(source.options))
     config = DataConfig(
-        train=source.url, transforms="", batch_size=batch, threads=threads, block=1, storage_options=source.options
+        train=source.url,
+        transforms="",
+        batch_size=batch,
+        threads=threads,
+        block=1,
+        storage_options=source.options,
+        verify_checksums=verify,
     )
     encoder = Encoder(schema, Transforms.load(str(source.folder / "transforms"), schema))
     plan, counts = config.plan(manifest, 0), torch.ones(len(schema.tasks))
@@ -117,10 +125,10 @@ def ours(source: Source, threads: int, batch: int) -> Callable[[], float]:
 def plain(source: Source, threads: int, batch: int) -> Callable[[], float]:
     """Rows/s of pyarrow alone over the same files and columns."""
     columns = list(source.schema().columns())
-    manifest = Manifest.build((f"{source.url}/*.parquet",), tuple(columns), source.options)
+    manifest = Manifest.build((f"{source.url}/*.parquet",), tuple(columns), Store(source.options))
 
     def decode(url: str) -> int:
-        file = open_parquet(url, source.options)
+        file = Store(source.options).open(url)
         return sum(len(part) for part in file.iter_batches(batch, columns=columns, use_threads=False))
 
     def read() -> None:
@@ -176,8 +184,12 @@ def buckets(places: list[Path]) -> Iterator[dict[str, Any] | None]:
 
 
 def cases(options: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Every kind locally, the first over S3, memory last."""
+    """Every kind locally, the first over S3, memory last; checksums alone where that is asked for."""
     sources = [Source(kind, place, str(place), {}) for kind, place in _places(options, options.rows)]
+    for source in sources:
+        yield _checked(source, options)
+    if options.section == "checksums":
+        return
     for source in sources:
         yield _rate(source, "local", options)
     with buckets([sources[0].folder]) as access:
@@ -212,17 +224,25 @@ def _rate(source: Source, where: str, options: argparse.Namespace) -> dict[str, 
     return harness.alternate(name, "rows/s", *sides, rounds=options.rounds).summary()
 
 
+def _checked(source: Source, options: argparse.Namespace) -> dict[str, object]:
+    checked, unchecked = (ours(source, options.threads, options.batch, verify) for verify in (True, False))
+    name = f"{source.kind}, page checksums verified (ours) against not (other)"
+    return harness.alternate(name, "rows/s", checked, unchecked, rounds=options.rounds).summary()
+
+
 def main() -> None:
     parser = harness.arguments(__doc__ or "", rounds=5)
     parser.set_defaults(rows=400_000)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--kinds", type=int, default=len(KINDS), help="how many kinds of columns")
+    parser.add_argument("--section", choices=["all", "checksums"], default="all")
     options = parser.parse_args()
     before, began = harness.machine(), time.perf_counter()
     found = list(cases(options))
     said = {"rows": options.rows, "row_group": GROUP, "rounds": options.rounds, "threads": options.threads}
-    harness.report("loader", before, said | {"seconds": round(time.perf_counter() - began)}, found)
+    name = "loader" if options.section == "all" else f"loader_{options.section}"
+    harness.report(name, before, said | {"seconds": round(time.perf_counter() - began)}, found)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class _Turns:
         autocast = self.setting.precision == "bf16"
         self.others = {name: SIDES[name](self.world, batches, autocast) for name in self.setting.sides}
         with open_run(config, self.manifest, self.world) as run:
-            Trainer(
+            trainer = Trainer(
                 state=state,
                 schema=config.schema,
                 feed=self._feed,
@@ -123,7 +123,9 @@ class _Turns:
                 config=config.training.model_copy(update={"steps": total}),
                 evaluation=config.evaluation.model_copy(update={"every": window}),
                 steps_per_epoch=steps,
-            ).train()
+            )
+            trainer.saves = self  # type: ignore[assignment]
+            trainer.train()
         return self.rates
 
     def _feed(self, position: Any) -> Any:
@@ -189,9 +191,9 @@ class _Turns:
         largest = sorted(spent.items(), key=lambda item: -item[1])[:25]
         self.rates["profile"] = {name: round(value, 4) for name, value in largest}
 
-    # What the Trainer asks of Checkpoints: nothing is written, the clock starts again.
+    # What the Trainer asks of its Saves: nothing is written, the clock starts again.
 
-    def save(self, state: Any, score: float | None) -> None:
+    def save(self, state: Any, score: float | None, then: Any) -> None:
         """Instead of a checkpoint: the next turn begins."""
         self._together()
         if self.setting.profile and self.profiler is None:
@@ -200,9 +202,18 @@ class _Turns:
         self.source.seconds = 0.0
         self.began = time.perf_counter()
 
-    def path(self, commit: None) -> str:
-        """Nowhere."""
-        return ""
+    def settle(self) -> None:
+        """Nothing is in flight."""
+
+    def finish(self) -> None:
+        """Nothing was written."""
+
+    def __enter__(self) -> Any:
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
 
 
 class _Waiting:

@@ -1,1 +1,14 @@
 """Jobs: each reads a configuration and does one thing."""
+
+import sys
+
+from ranking.distributed.fbgemm import check_importable
+from ranking.distributed.world import speaks
+from ranking.errors import EXIT_INPUT, InputError
+
+try:
+    check_importable()  # here, because every job imports TorchRec, and with it the build that may not load
+except InputError as error:
+    if speaks():
+        sys.stderr.write(f"error: {error}\n")
+    sys.exit(EXIT_INPUT)

@@ -12,6 +12,7 @@ from ranking.data.encode import Encoder
 from ranking.data.loader import DataConfig, Loader
 from ranking.data.manifest import Manifest
 from ranking.data.plan import Plan, Position
+from ranking.data.quarantine import Damage, Quarantine
 from ranking.data.transforms import Transforms
 from ranking.distributed.collectives import lead
 from ranking.distributed.embeddings import ShardedEmbeddings, fuse_optimizers
@@ -36,11 +37,17 @@ class Assembly:
     Args:
         config: the run's configuration.
         world: the ranks it runs on.
+
+    Attributes:
+        known_damage: what the run left out before it was resumed.
     """
+
+    known_damage: tuple[Damage, ...] = ()
 
     def __init__(self, config: RunConfig, world: World) -> None:
         """Set what is global in torch; nothing is read yet."""
         self.config, self.world = config, world
+        self._quarantines: dict[str, Quarantine] = {}
         torch.set_float32_matmul_precision(config.training.matmul)
 
     @cached_property
@@ -66,7 +73,7 @@ class Assembly:
         if not urls:
             raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
         columns = self.config.schema.columns()
-        return lead(lambda: Manifest.build(urls, columns, data.storage_options, f"data.{split}"), self.world)
+        return lead(lambda: data.manifest(urls, columns, f"data.{split}"), self.world)
 
     def plan(self, manifest: Manifest) -> Plan:
         """The order of training examples, if the world's ranks can share it."""
@@ -85,7 +92,8 @@ class Assembly:
             update={"batch_size": self.config.evaluation.batch_size, "order": "shuffled", "block": 1}
         )
         feed = self._feed(manifest, data.plan(manifest, 0), data, Position(), 1)
-        return evaluate(state.model, feed, self.config.schema, self.world, self.config.evaluation, step)
+        with self.world.pulse.during("evaluation"):
+            return evaluate(state.model, feed, self.config.schema, self.world, self.config.evaluation, step)
 
     def state(self, total_steps: int) -> TrainState:
         """Model and optimizers with fresh weights, sharded over the world."""
@@ -103,5 +111,16 @@ class Assembly:
         return TrainState(sharded, Optimizers(sharded, config.optimizer, total_steps, left), world)
 
     def _feed(self, manifest: Manifest, plan: Plan, data: DataConfig, start: Position, epochs: int | None) -> Feed:
-        loader = Loader(manifest, plan, self.encoder.rows, data, self.world.rank, self.world.size, start, epochs)
-        return Feed(loader, self.config.schema, self.world, plan.steps)
+        quarantine = self._quarantine(manifest)
+        world = self.world
+        loader = Loader(manifest, plan, self.encoder.rows, data, world.rank, world.size, start, epochs, quarantine)
+        return Feed(loader, self.config.schema, world, plan.steps, quarantine)
+
+    def damage(self) -> tuple[Damage, ...]:
+        """Damaged row groups of all splits that were left out, as all ranks know."""
+        found = [each for quarantine in self._quarantines.values() for each in quarantine.agreed]
+        return tuple(dict.fromkeys([*self.known_damage, *found]))
+
+    def _quarantine(self, manifest: Manifest) -> Quarantine:
+        new = Quarantine(manifest, self.config.data.quarantine, self.known_damage)
+        return self._quarantines.setdefault(manifest.digest, new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-import numpy as np
 import pyarrow as pa
 import typer
 
@@ -13,7 +12,6 @@ from pipelines.job import job, say
 from ranking.config import RunConfig
 from ranking.data.checks import examine
 from ranking.data.manifest import Manifest
-from ranking.data.parquet import Decoder
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT
 
@@ -30,7 +28,7 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
     schema, data = config.schema, config.data
     transforms = Transforms.load(data.transforms, schema)
     manifests = {
-        split: Manifest.build(getattr(data, split), schema.columns(), data.storage_options, f"data.{split}")
+        split: data.manifest(getattr(data, split), schema.columns(), f"data.{split}")
         for split in ("train", "validation", "test")
         if getattr(data, split)
     }
@@ -44,10 +42,7 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
 
 def tables(manifest: Manifest, config: RunConfig) -> Iterator[pa.Table]:
     """The row groups of a manifest, one after another."""
-    decoder = Decoder(manifest, config.data.storage_options, verify_checksums=config.data.verify_checksums)
-    for group, rows in enumerate(manifest.row_groups):
-        if rows:
-            yield decoder.read(np.array([[group, 0, rows]]))
+    return (table for _, table in config.data.row_groups(manifest))
 
 
 main = job(doctor)

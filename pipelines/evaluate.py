@@ -11,7 +11,6 @@ from pipelines.job import job, say
 from pipelines.offline import predict
 from pipelines.score import load, model_uri
 from ranking.config import RunConfig
-from ranking.data.manifest import Manifest
 from ranking.errors import InputError
 from ranking.metrics import auc_table, evaluate_predictions
 from ranking.tracking.registry import Registry
@@ -29,7 +28,7 @@ def evaluate(config: RunConfig, model: Model = "champion", split: Split = "test"
     if not urls:
         raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
     uri = model_uri(Registry(config.tracking.uri, config.registry.name), model)
-    rows = Manifest.build(urls, config.schema.columns(), config.data.storage_options, f"data.{split}")
+    rows = config.data.manifest(urls, config.schema.columns(), f"data.{split}")
     ranker = load(uri)
     found = predict(ranker, rows, config)
     settings = config.evaluation

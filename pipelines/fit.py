@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.assembly import Assembly
+from pipelines.origin import begin
+from pipelines.release import pin, require_pinned
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
-from ranking.distributed.collectives import told
+from ranking.distributed.collectives import lead, told
 from ranking.distributed.world import World, versions
+from ranking.metrics import EvaluationReport
+from ranking.tracking.redact import redact
 from ranking.tracking.runs import flatten
 from ranking.training.checkpoint import Checkpoints
+from ranking.training.evaluate import Evaluation
 from ranking.training.state import Progress, TrainState
 from ranking.training.trainer import Tracker, Trainer
 
 _SETTLED = ("schema", "model", "objective", "optimizer")
 """Sections that a run cannot change on the way."""
+
+
+class StoppedError(Exception):
+    """SIGTERM stopped a training after a commit: for jobs of several trainings to unwind."""
 
 
 class Fit:
@@ -32,40 +41,55 @@ class Fit:
     Args:
         config: the run.
         world: the ranks it trains on.
+        fence: of the run directory's lease, which is held; None where nobody else can write there.
 
     Raises:
         InputError: the run directory's checkpoint belongs to other data, or to another order of it.
     """
 
-    def __init__(self, config: RunConfig, world: World) -> None:
+    def __init__(self, config: RunConfig, world: World, fence: Callable[[], None] | None = None) -> None:
         """Read the footers, build the model and restore it."""
         self.parts = Assembly(config, world)
         self.manifest = self.parts.manifest("train")
         self.validation = self.parts.manifest("validation")
         self.steps = self.parts.plan(self.manifest).steps
         self.state = self.parts.state(config.training.steps or config.training.epochs * self.steps)
-        self.checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
+        self.checkpoints = Checkpoints(
+            config.output / "checkpoints", config.checkpoints, world, fence or (lambda: None)
+        )
+        if fence is not None:
+            self.checkpoints.sweep()
         resume(self.checkpoints, self.state, self.parts, self.manifest)
 
-    @cached_property
-    def test(self) -> Manifest:
-        """The test shards."""
-        return self.parts.manifest("test")
+    def train(self, tracker: Tracker, watch: Callable[[EvaluationReport], None] = lambda _: None) -> bool:
+        """Run to the step budget; False when SIGTERM stopped it after a commit.
 
-    def train(self, tracker: Tracker) -> bool:
-        """Run to the step budget; False when SIGTERM stopped it after a commit."""
+        Args:
+            tracker: where numbers go.
+            watch: shown every evaluation, on every rank; may raise to end the training there.
+        """
+
+        def evaluate(step: int) -> Evaluation:
+            found = self.parts.evaluate(self.validation, self.state, step)
+            watch(found.report)
+            return found
+
         trainer = Trainer(
             state=self.state,
             schema=self.parts.config.schema,
             feed=lambda position: self.parts.training_feed(self.manifest, position),
-            evaluate=lambda step: self.parts.evaluate(self.validation, self.state, step),
+            evaluate=evaluate,
             checkpoints=self.checkpoints,
             tracker=tracker,
             config=self.parts.config.training,
             evaluation=self.parts.config.evaluation,
             steps_per_epoch=self.steps,
+            quarantined=self.parts.damage,
         )
-        return trainer.train()
+        pulse = self.parts.world.pulse
+        pulse.step = self.state.progress.step
+        with pulse.during("training"):
+            return trainer.train()
 
 
 def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifest: Manifest) -> None:
@@ -80,13 +104,21 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
         transforms=parts.transforms.fingerprint,
         seed=config.seed,
         world_size=state.world.size,
-        config=config.model_dump(mode="json"),
+        config={
+            name: section if name in _SETTLED else redact(section, name)  # checkpoints are copied around
+            for name, section in config.model_dump(mode="json").items()
+        },
         versions=versions(),
     )
     found = checkpoints.restore(state)
     if found is not None:
+        lead(lambda: require_pinned(config, manifest), state.world)
         _require_same(found, fresh, state.world, config.output)
+        parts.known_damage = found.quarantined
         fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
+    else:
+        fresh = fresh.model_copy(update={"warm_start": begin(parts, state)})
+        lead(lambda: pin(config, manifest, "train"), state.world)
     state.progress = fresh
 
 

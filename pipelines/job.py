@@ -7,14 +7,20 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ranking.config import Settings, read
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, InputError, ToldError
+from ranking.config import RunConfig, Settings, read
+from ranking.distributed.world import own_rank, speaks
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, InputError, ReportedError, ToldError
+from ranking.tracking import logs
+from ranking.tracking.redact import redact_text
+from ranking.tracking.textfile import Textfile
+
+log = logging.getLogger(__name__)
 
 Files = Annotated[
     list[Path], typer.Option("-c", "--config", help="YAML configuration; repeat to overlay.", show_default=False)
@@ -23,6 +29,26 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces.")]
 
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 _PASSED_ON: dict[str, Any] = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
+
+
+class Command(NamedTuple):
+    """What a job was configured by, for bodies that call other jobs: a parameter of this type receives it.
+
+    Attributes:
+        files: YAML files.
+        overrides: `--section.key=value` words.
+    """
+
+    files: tuple[Path, ...]
+    overrides: tuple[str, ...]
+
+    def arguments(self, more: Sequence[str]) -> list[str]:
+        """Command line of another job on the same configuration, with `more` over it."""
+        return [*(word for file in self.files for word in ("-c", str(file))), *self.overrides, *more]
+
+    def load(self, more: Sequence[str]) -> RunConfig:
+        """The configuration of that job."""
+        return read(RunConfig, self.files, [*self.overrides, *more])
 
 
 def job(body: Callable[..., int | None]) -> typer.Typer:
@@ -54,21 +80,22 @@ def jobs(bodies: Mapping[str, Callable[..., int | None]]) -> typer.Typer:
 
 
 def _command(body: Callable[..., int | None]) -> Callable[..., None]:
-    kind = _kind(body)
+    kind, asking = _kind(body), _asking(body)
 
     def command(context: typer.Context, files: Files, debug: Debug = False, **options: object) -> None:
         """Replaced below by the body's own."""
         _quiet()
+        words = {name: Command(tuple(files), tuple(context.args)) for name in asking}
+        record = None
         try:
-            code = body(read(kind, files, context.args), **options)
-        except ToldError:
-            raise typer.Exit(EXIT_INPUT) from None
-        except InputError as error:
-            _complain(str(error), EXIT_INPUT, debug)
+            config = _read(kind, files, context.args)
+            record = _begin(config, body.__name__)
+            code = body(config, **words, **options) or EXIT_OK
         except Exception as error:
-            reason = " ".join(str(error).split())
-            _complain(f"{type(error).__name__}: {reason}", EXIT_FAILURE, debug)
-        raise typer.Exit(code or EXIT_OK)
+            code = _failed(error, debug)
+        if record is not None:
+            record.end(body.__name__, code)
+        raise typer.Exit(code)
 
     command.__signature__ = _signature(command, body)  # type: ignore[attr-defined]
     command.__doc__ = inspect.getdoc(body)
@@ -80,6 +107,14 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
+def complain(line: str) -> None:
+    """The line a person reads when the job fails; `logs.error_in` finds it."""
+    if logs.structured():
+        log.error(line)
+    else:
+        typer.echo(f"error: {redact_text(line)}", err=True)
+
+
 def _kind(body: Callable[..., int | None]) -> type[Settings]:
     """Class of a body's first parameter: what its configuration is read as."""
     hints = inspect.get_annotations(body, eval_str=True)
@@ -87,9 +122,14 @@ def _kind(body: Callable[..., int | None]) -> type[Settings]:
     return kind
 
 
+def _asking(body: Callable[..., int | None]) -> list[str]:
+    """A body's parameters that receive the Command."""
+    return [name for name, hint in inspect.get_annotations(body, eval_str=True).items() if hint is Command]
+
+
 def _signature(command: Callable[..., None], body: Callable[..., int | None]) -> inspect.Signature:
     hints = inspect.get_annotations(body, eval_str=True)
-    own = list(inspect.signature(body).parameters.values())[1:]
+    own = [p for p in list(inspect.signature(body).parameters.values())[1:] if hints[p.name] is not Command]
     shared = dict(inspect.signature(command, eval_str=True).parameters)
     if files := _kind(body).files:
         shared["files"] = shared["files"].replace(default=list(files))
@@ -98,16 +138,44 @@ def _signature(command: Callable[..., None], body: Callable[..., int | None]) ->
     return inspect.Signature([*common, *options])
 
 
-def _complain(message: str, code: int, debug: bool) -> None:
-    typer.echo(f"error: {message}", err=True)
+def _read(kind: type[Settings], files: Sequence[Path], overrides: Sequence[str]) -> Settings:
+    """The configuration; what is wrong with it all ranks of a host find out, and one says it."""
+    try:
+        return read(kind, files, overrides)
+    except InputError as error:
+        raise error if speaks() else ToldError(str(error)) from None
+
+
+def _begin(config: Settings, name: str) -> Textfile | None:
+    """Log as the configuration says, and note in the metrics that the job begins; rank 0 does it for all."""
+    logs.bind(run="", step=None, rank=own_rank())
+    if not isinstance(config, RunConfig):
+        return None
+    logs.use(config.logging)
+    record = Textfile(config.metrics, config.registry.name) if own_rank() == 0 else None
+    if record is not None:
+        record.begin(name)
+    return record
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    """Say in one line what went wrong, unless that was said already; the exit code."""
+    if isinstance(error, ToldError):
+        return EXIT_INPUT
+    if not isinstance(error, ReportedError):
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        complain(" ".join(reason.split()))
     if debug:
         typer.echo(traceback.format_exc(), err=True)
-    raise typer.Exit(code) from None
+    if isinstance(error, ReportedError):
+        return error.code
+    return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
 
 
 def _quiet() -> None:
     """Our own log lines and warnings; none of the libraries' about their own inner life."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    logs.use(logs.LoggingConfig())
     for name in ("ranking", "pipelines"):
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("torchrec", "torch.distributed", "torch.fx", "mlflow.store.db.utils", "mlflow.pyfunc", "alembic"):

@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import numpy as np
+import pyarrow as pa
 
 from ranking.config import RunConfig
 from ranking.data.columns import Block
 from ranking.data.manifest import Manifest
-from ranking.data.parquet import Decoder
 from ranking.data.targets import groups, targets
 from ranking.errors import InputError
 from ranking.metrics import Predictions
+from ranking.metrics.report import Column
 from ranking.serving.ranker import Ranker
 
 
-def predict(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Predictions:
-    """Score every row with a packaged model; labels and masks are the configuration's.
+class Scored(NamedTuple):
+    """What a model says about the rows of a manifest.
 
-    Args:
-        ranker: the model.
-        manifest: the rows; decoded a row group at a time.
-        config: schema of the labels and how to read.
+    Attributes:
+        predictions: of the tasks that model and configuration have, rows ascending.
+        score: `[N]` fused score.
+        missing: tasks of the configuration that the model does not predict, or of another kind.
+        dropped: tasks of the model that the configuration has not, or of another kind: there are no labels for them.
+    """
+
+    predictions: Predictions
+    score: Column
+    missing: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def predict(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Predictions:
+    """Score every row with a model that has every task of the configuration, see `assess`.
 
     Raises:
         InputError: the model lacks a task of the configuration.
     """
-    schema = config.schema
-    missing = sorted(set(schema.task_names) - set(ranker.outputs))
+    missing = [name for name in config.schema.task_names if name not in _shared(ranker, config)]
     if missing:
         raise InputError(f"schema.tasks: the model does not predict {missing}; it predicts {list(ranker.outputs)}")
-    columns = [ranker.outputs.index(name) for name in schema.task_names]
-    decoder = Decoder(manifest, config.data.storage_options, verify_checksums=config.data.verify_checksums)
+    return assess(ranker, manifest, config).predictions
+
+
+def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Scored:
+    """Score every row with a packaged model; labels and masks are the configuration's, features the model's own.
+
+    Args:
+        ranker: the model.
+        manifest: the rows, with the columns of configuration and model; decoded a row group at a time.
+        config: schema of the labels and how to read.
+
+    Raises:
+        InputError: a column is missing, or a value that the model cannot encode.
+    """
+    schema, shared = config.schema, _shared(ranker, config)
+    manifest = narrowed(manifest, (*schema.columns(), *ranker.inputs))
+    columns = [ranker.outputs.index(name) for name in shared]
+    places = [schema.task_names.index(name) for name in shared]
     parts = []
-    starts = np.cumsum(manifest.row_groups) - manifest.row_groups
-    for group, rows in enumerate(manifest.row_groups):
-        table = decoder.read(np.array([[group, 0, rows]]))
-        block = Block(table, np.arange(starts[group], starts[group] + rows))
-        labels, observed, masks = targets(schema, block, lambda _key, _count: None)
-        users = groups(schema, block)
-        parts.append((ranker.values(table)[:, columns], labels, masks, observed, users, block.index))
-    scores, labels, masks, observed, users, index = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Predictions(
-        names=schema.task_names,
-        kinds=tuple(task.kind for task in schema.tasks),
+    for index, table in config.data.row_groups(manifest):
+        block = Block(table, index)
+        labels, observed, masks = (found[:, places] for found in targets(schema, block, lambda _key, _count: None))
+        users, values = groups(schema, block), ranker.values(table)
+        parts.append((values[:, columns], values[:, -1], labels, masks, observed, users, block.index))
+    scores, fused, labels, masks, observed, users, index = (np.concatenate(part) for part in zip(*parts, strict=True))
+    predictions = Predictions(
+        names=shared,
+        kinds=tuple(schema.task(name).kind for name in shared),
         scores=scores,
         labels=labels,
         in_space=masks,
@@ -50,3 +78,16 @@ def predict(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Prediction
         rows=index,
         groups=users if schema.user else None,
     )
+    left = ([name for name in names if name not in shared] for names in (schema.task_names, ranker.schema.task_names))
+    return Scored(predictions, fused, *map(tuple, left))
+
+
+def narrowed(manifest: Manifest, names: Collection[str]) -> Manifest:
+    """The same rows with no more columns than those named."""
+    return manifest.model_copy(update={"columns": pa.schema([f for f in manifest.columns if f.name in names])})
+
+
+def _shared(ranker: Ranker, config: RunConfig) -> tuple[str, ...]:
+    """Tasks that both have, of one kind, in the configuration's order."""
+    kinds = {task.name: task.kind for task in ranker.schema.tasks}
+    return tuple(task.name for task in config.schema.tasks if kinds.get(task.name) == task.kind)

@@ -2,91 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
+from pipelines.comparison import compare, read_pinned
 from pipelines.job import job, say
 from pipelines.offline import predict
 from pipelines.release import pinned
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
-from ranking.errors import EXIT_NOT_PROMOTED, InputError
+from ranking.errors import EXIT_NOT_PROMOTED, EXIT_OK, EXIT_WAITING, InputError
 from ranking.metrics import Predictions
-from ranking.tracking.gate import Verdict, decide
 from ranking.tracking.registry import ChampionChangedError, Registry, RegistryError
+from ranking.tracking.verdict import Verdict
+
+__all__ = ["compare", "promote", "read_pinned", "scores"]
 
 _ATTEMPTS = 3
+_OUTCOMES = {
+    EXIT_OK: "is champion",
+    EXIT_NOT_PROMOTED: "is not promoted",
+    EXIT_WAITING: "passed and waits for approval: promote --approve VERSION --by NAME",
+}
 
 Pinned = Annotated[Path | None, typer.Option(help="Evaluation manifest; the run's own test manifest when left out.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the verdict and end with its exit code; move nothing.")]
+Approve = Annotated[int | None, typer.Option(help="Promote this candidate, if it still passes; needs --by.")]
+Decline = Annotated[int | None, typer.Option(help="Decide against this candidate; needs --by.")]
+By = Annotated[str, typer.Option(help="Who decides, for the audit trail; left out: user and host.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit trail.")]
 
 
-def promote(config: RunConfig, manifest: Pinned = None) -> int | None:
+def promote(
+    config: RunConfig,
+    manifest: Pinned = None,
+    dry_run: DryRun = False,
+    approve: Approve = None,
+    decline: Decline = None,
+    by: By = "",
+    reason: Reason = "",
+) -> int | None:
     """Make the challenger champion if it passes the gate.
 
-    Exit code 0: promoted, or nothing is waiting for it. 3: not better; the reasons are tags of the version.
+    Exit code 0: promoted, or nothing is waiting for it. 3: not better; the reasons are tags of the version. 4: passed,
+    and waits as `candidate` for a person, as `gate.approval: required` says.
     """
     registry = Registry(config.tracking.uri, config.registry.name)
-    rows = None
+    if (approve is not None or decline is not None) and not by:
+        raise InputError("--by: missing; expected the name of the person who decides")
+    if decline is not None:
+        registry.decline(decline, by, reason)
+        say(f"{registry.name} version {decline} is declined by {by}")
+        return None
     for _ in range(_ATTEMPTS):
-        challenger, champion = registry.challenger(), registry.champion()
-        if challenger is None:
-            if champion is None:
-                raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered")
-            say(f"no challenger is waiting; {registry.name} version {champion} stays champion")
-            return None
-        rows = rows or read_pinned(manifest or pinned(config), config)
-        verdict = compare(registry, challenger, champion, rows, config)
-        if not verdict.promote:
-            registry.reject(challenger, verdict)
-            say(f"\n{registry.name} version {challenger} is not promoted: {verdict.reason}")
-            return EXIT_NOT_PROMOTED
+        version = registry.challenger() if approve is None else _candidate(registry, approve)
+        if version is None:
+            return _nothing(registry)
+        rows, champion = read_pinned(manifest or pinned(config), config), registry.champion()
+        verdict = compare(registry, version, champion, rows, config)
+        code = _code(verdict, config, approved=approve is not None)
+        told = (
+            f"\n{registry.name} version {version} {_OUTCOMES[code]}{'' if verdict.promote else f': {verdict.reason}'}"
+        )
+        if dry_run:
+            say(f"{told} (dry run: nothing is moved)")
+            return code
         try:
-            registry.promote(challenger, verdict, champion)
+            _act(registry, code)(version, verdict, champion, by, rows.digest)
         except ChampionChangedError as error:
             say(f"\n{error}")
             continue
-        say(f"\n{registry.name} version {challenger} is champion")
-        return None
+        say(told)
+        return code
     raise RegistryError(f"registry {registry.name}: the champion changed {_ATTEMPTS} times during the comparison")
 
 
-def compare(registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig) -> Verdict:
-    """Load and score both versions on the same rows, and let the gate decide."""
-    new = scores(registry, challenger, rows, config)
-    old = None if champion is None else scores(registry, champion, rows, config)
-    verdict = decide(new, old, config.gate)
-    say(f"version {challenger} against {f'champion {champion}' if champion else 'the floors'}, {rows.rows} rows\n")
-    say(verdict.render())
-    return verdict
-
-
-def read_pinned(path: Path, config: RunConfig) -> Manifest:
-    """The pinned manifest, if the files are still the ones it names.
-
-    Raises:
-        InputError: it is missing, damaged, or the data changed under it.
-    """
-    try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no pinned evaluation manifest; expected the one that `train` writes") from None
-    except ValidationError:
-        raise InputError(f"{path}: not a manifest; expected the one that `train` writes") from None
-    urls = [shard.url for shard in manifest.shards]
-    now = Manifest.build(urls, manifest.columns.names, config.data.storage_options, str(path))
-    if now.digest != manifest.digest:
-        raise InputError(f"{path}: the files have digest {now.digest[:12]}; expected {manifest.digest[:12]} as pinned")
-    return manifest
-
-
 def scores(registry: Registry, version: int, rows: Manifest, config: RunConfig) -> Predictions:
-    """What a registered version says about the pinned rows."""
+    """What a registered version, which must have every task of the configuration, says about the pinned rows."""
     from ranking.serving.packaging import fetch  # importing MLflow takes seconds, which wrong options need not wait
 
     return predict(fetch(registry.uri(version)), rows, config)
+
+
+def _code(verdict: Verdict, config: RunConfig, approved: bool) -> int:
+    if not verdict.promote:
+        return EXIT_NOT_PROMOTED
+    return EXIT_WAITING if config.gate.approval == "required" and not approved else EXIT_OK
+
+
+def _act(registry: Registry, code: int) -> Callable[[int, Verdict, int | None, str, str], None]:
+    """What follows from an exit code."""
+    return {EXIT_OK: registry.promote, EXIT_WAITING: registry.nominate, EXIT_NOT_PROMOTED: registry.reject}[code]
+
+
+def _candidate(registry: Registry, version: int) -> int:
+    candidate = registry.candidate()
+    if candidate != version:
+        raise InputError(
+            f"--approve: got {version}; expected the candidate of registry {registry.name}, which is "
+            f"{candidate or 'none'}"
+        )
+    return version
+
+
+def _nothing(registry: Registry) -> int | None:
+    """No challenger: a candidate waits, or the champion stays; without a champion something is wrong."""
+    candidate, champion = registry.candidate(), registry.champion()
+    if candidate is not None:
+        say(f"no challenger is waiting; {registry.name} version {candidate} {_OUTCOMES[EXIT_WAITING]}")
+        return EXIT_WAITING
+    if champion is None:
+        raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered")
+    say(f"no challenger is waiting; {registry.name} version {champion} stays champion")
+    return None
 
 
 main = job(promote)

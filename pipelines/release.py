@@ -11,8 +11,8 @@ import numpy as np
 
 from pipelines.assembly import Assembly
 from ranking.config import RunConfig
-from ranking.data.manifest import Manifest
-from ranking.data.parquet import Decoder
+from ranking.data.manifest import Manifest, read_manifest
+from ranking.data.quarantine import Damage
 from ranking.distributed.collectives import lead, told
 from ranking.metrics import EvaluationReport, Predictions, reliability_curve
 from ranking.serving.artefact import export
@@ -20,7 +20,9 @@ from ranking.tracking import figures
 from ranking.tracking.card import CardData, CardFacts, model_card
 from ranking.tracking.registry import Registry
 from ranking.tracking.runs import NullRun, git_revision
-from ranking.training.checkpoint import Checkpoints, Commit, read_model
+from ranking.tracking.sharing import expert_health
+from ranking.training.checkpoint import Checkpoints, read_model
+from ranking.training.commits import Commit
 from ranking.training.evaluate import Evaluation
 from ranking.training.state import TrainState
 
@@ -51,11 +53,13 @@ class RunReport(EvaluationReport):
         history: validation reports, one for each evaluated step.
         gates: mean softmax weight `[K][n]` of every gate and expert on the test rows, by module.
         checkpoint: name of the checkpoint.
+        quarantined: damaged row groups that were left out.
     """
 
     history: tuple[EvaluationReport, ...]
     gates: dict[str, list[list[float]]]
     checkpoint: str
+    quarantined: tuple[Damage, ...] = ()
 
 
 def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainState) -> None:
@@ -65,23 +69,37 @@ def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainS
         history=state.progress.history,
         gates={name: weights.tolist() for name, weights in found.gates.items()},
         checkpoint=best.attempt,
+        quarantined=parts.damage(),
     )
     _write(parts.config.output / "report.json", report.model_dump_json(indent=2) + "\n")
 
 
-def pin(config: RunConfig, test: Manifest) -> None:
-    """Keep the test manifest: what promotion scores challenger and champion on."""
-    _write(pinned(config), test.model_dump_json())
+def pin(config: RunConfig, manifest: Manifest, split: str = "test") -> None:
+    """Keep a manifest: the test split's is what promotion scores on, the training split's what a run resumes on."""
+    _write(pinned(config, split), manifest.model_dump_json())
 
 
-def pinned(config: RunConfig) -> Path:
-    """Where a run's pinned evaluation manifest lies."""
-    return config.output / "manifests" / "test.json"
+def pinned(config: RunConfig, split: str = "test") -> Path:
+    """Where a run's pinned manifest lies."""
+    return config.output / "manifests" / f"{split}.json"
+
+
+def require_pinned(config: RunConfig, manifest: Manifest) -> None:
+    """Refuse to resume a run on other training data than it began with.
+
+    Raises:
+        InputError: a file changed, is gone or was added.
+    """
+    file = pinned(config, "train")
+    if file.exists():
+        manifest.require(read_manifest(file))
 
 
 def draw(parts: Assembly, found: Evaluation, state: TrainState, run: NullRun) -> None:
     """Every figure of the run, into MLflow and `figures/`."""
-    drawn = {"auc_at_n_steps": figures.auc_curves([entry.model_dump() for entry in state.progress.history])}
+    history = [entry.model_dump() for entry in state.progress.history]
+    drawn = {"auc_at_n_steps": figures.auc_curves(history)}
+    drawn |= {f"experts_{name.replace('.', '_')}": expert_health(history, name) for name in found.report.experts}
     for name, weights in found.gates.items():
         tasks = parts.config.schema.task_names if len(weights) > 1 else ("all tasks",)
         drawn[f"gates_{name.replace('.', '_')}"] = figures.gate_distribution(dict(zip(tasks, weights, strict=True)))
@@ -138,6 +156,7 @@ def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Mani
         config.output / "artefact", config.schema, config.model, parts.transforms, tensors, config.fusion, metadata
     )
     mlflow.set_tracking_uri(config.tracking.uri)
+    mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)  # where the model's files go
     info = log_model(artefact, _sample(parts, test), run_id, best.step)
     version = registry.register(info.model_uri, run_id, tags)
     registry.propose(version)
@@ -147,7 +166,7 @@ def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Mani
 def _sample(parts: Assembly, manifest: Manifest) -> Any:
     rows = int(min(manifest.row_groups[manifest.row_groups > 0][0], _SAMPLE_ROWS))
     group = int(np.flatnonzero(manifest.row_groups)[0])
-    return Decoder(manifest, parts.config.data.storage_options).read(np.array([[group, 0, rows]]))
+    return parts.config.data.decoder(manifest).read(np.array([[group, 0, rows]]))
 
 
 def _scored(found: Predictions) -> dict[str, figures.Scored]:

@@ -42,8 +42,8 @@ def score(config: RunConfig, input: Input, output: Output, model: Model = "champ
     if set(kept) & set(ranker.outputs):
         raise InputError(f"--keep: got {sorted(set(kept) & set(ranker.outputs))}; expected columns other than answers")
     columns = tuple(dict.fromkeys([*kept, *ranker.inputs]))
-    manifest = Manifest.build(input, columns, config.data.storage_options, "--input")
-    decoder = Decoder(manifest, config.data.storage_options, verify_checksums=config.data.verify_checksums)
+    manifest = config.data.manifest(input, columns, "--input")
+    decoder = config.data.decoder(manifest)
     with published(output) as draft:
         write(ranker, kept, manifest, decoder, draft, uri)
     say(f"{manifest.rows} rows of {len(manifest.shards)} files scored by {uri} into {output}")

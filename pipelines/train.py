@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 
+from pipelines.assembly import Assembly
 from pipelines.fit import Fit
 from pipelines.job import job, say
 from pipelines.release import describe, draw, pin, register, score_best, write_report
+from pipelines.supervision import supervised
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
+from ranking.distributed.collectives import share
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED
 from ranking.metrics import auc_table
+from ranking.tracking import logs
 from ranking.tracking.runs import Dataset, NullRun, Run, git_revision
+from ranking.tracking.textfile import Textfile, Watched
+from ranking.training.lease import hold
+from ranking.training.trainer import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +28,23 @@ log = logging.getLogger(__name__)
 def train(config: RunConfig) -> int | None:
     """Train a model, track it, and register the best checkpoint as the challenger.
 
-    Resumes by itself from the newest committed checkpoint of the run directory. Stopped by SIGTERM it commits and
-    exits with 75; the same command goes on.
+    Resumes by itself from the newest committed checkpoint of the run directory, which one launch at a time may use.
+    Stopped by SIGTERM it commits and exits with 75; the same command goes on. Whatever fails or hangs on one rank ends
+    all of them with one line.
     """
-    with join(config.device) as world:
-        fit = Fit(config, world)
-        test = fit.test
-        with open_run(config, fit.manifest, world) as run:
-            if not fit.train(run):
+    with (
+        join(config.device, timedelta(seconds=config.training.collective_timeout)) as world,
+        supervised(world, config.output / "stacks", config.training.hang_timeout) as supervisor,
+        hold(config.output, world) as fence,
+    ):
+        test = Assembly(config, world).manifest("test")  # its footers, too, before anything is written
+        fit = Fit(config, world, fence)
+        with open_run(config, fit.manifest, world) as run, supervisor.sharing(lambda: run.finish("FAILED")):
+            if run.continued:
+                run.log_tags({f"resumed_at.{fit.state.progress.step}": datetime.now(UTC).isoformat(timespec="seconds")})
+            run.log_tags(fit.state.progress.warm_start.tags if fit.state.progress.warm_start else {})
+            logs.bind(run=share(run.key, world), step=lambda: world.pulse.step)
+            if not fit.train(watched(run, fit)):
                 log.warning("stopped at step %d after a commit; the same command goes on", fit.state.progress.step)
                 return EXIT_STOPPED
             release(fit, run, test)
@@ -64,6 +81,15 @@ def open_run(config: RunConfig, manifest: Manifest, world: World) -> NullRun:
     tags = {"git.revision": git_revision(), "world_size": str(world.size), "device": config.device}
     tracking = config.tracking.model_copy(update={"run_name": config.tracking.run_name or config.name})
     return Run.open(tracking, config.output, settings, tags=tags, dataset=dataset)
+
+
+def watched(run: NullRun, fit: Fit) -> Tracker:
+    """The run, with its numbers in the metrics' textfile where there is one; rank 0 writes."""
+    config = fit.parts.config
+    if config.metrics.textfile is None or not fit.parts.world.leads:
+        return run
+    target = config.training.steps or config.training.epochs * fit.steps
+    return Watched(run, Textfile(config.metrics, config.registry.name), target)
 
 
 main = job(train)

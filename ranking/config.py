@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ranking.data.loader import DataConfig
@@ -22,12 +25,19 @@ from ranking.objective.loss import ObjectiveConfig
 from ranking.schema import Schema
 from ranking.serving.fusion import FusionConfig
 from ranking.tracking.gate import GateConfig
+from ranking.tracking.logs import LoggingConfig
 from ranking.tracking.registry import RegistryConfig
 from ranking.tracking.runs import TrackingConfig
-from ranking.training.checkpoint import CheckpointConfig
+from ranking.tracking.textfile import MetricsConfig
+from ranking.training.commits import CheckpointConfig
 from ranking.training.evaluate import EvaluationConfig
+from ranking.training.ledger import CompareConfig
+from ranking.training.nightly import RetrainConfig
 from ranking.training.optimizer import OptimizerConfig
+from ranking.training.search import TuneConfig
 from ranking.training.trainer import TrainingConfig
+from ranking.training.warm_start import WarmStartConfig
+from ranking.yaml_file import read_sections
 
 
 class Settings(BaseSettings):
@@ -48,6 +58,9 @@ class Settings(BaseSettings):
 
 Kind = TypeVar("Kind", bound=Settings)
 
+_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_(TCP|UDP|SCTP)\w*)$")
+"""What Kubernetes tells every pod of a Service whose name begins with `ranking`."""
+
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message='Field name "schema"')  # the section's natural name
 
@@ -65,18 +78,30 @@ with warnings.catch_warnings():
         objective: ObjectiveConfig = ObjectiveConfig()
         optimizer: OptimizerConfig = OptimizerConfig()
         sharding: ShardingConfig = ShardingConfig()
+        warm_start: WarmStartConfig = WarmStartConfig()
         training: TrainingConfig = TrainingConfig()
         evaluation: EvaluationConfig = EvaluationConfig()
         checkpoints: CheckpointConfig = CheckpointConfig()
         tracking: TrackingConfig = TrackingConfig()
         registry: RegistryConfig = RegistryConfig()
         gate: GateConfig = GateConfig()
+        logging: LoggingConfig = LoggingConfig()
+        metrics: MetricsConfig = MetricsConfig()
         fusion: FusionConfig = FusionConfig()
+        tune: TuneConfig = TuneConfig()
+        compare: CompareConfig = CompareConfig()
+        retrain: RetrainConfig = RetrainConfig()
 
         @model_validator(mode="after")
         def _sections_agree(self) -> Self:
             zoo.check(self.model, self.schema.tasks)
+            if self.objective.weighting.type == "gradnorm" and not zoo.shares(self.model, self.schema.tasks):
+                raise ValueError(
+                    f"objective.weighting.type: got 'gradnorm' with model.type {self.model.type!r}, whose tasks share "
+                    "no layer; expected another weighting, or a model with a layer that tasks share"
+                )
             self._require_tasks()
+            self._require_slices()
             if self.evaluation.best == "gauc" and not self.schema.user:
                 raise ValueError("evaluation.best: got 'gauc' without schema.user; expected a column to group by")
             length = self.fusion.length
@@ -100,14 +125,25 @@ with warnings.catch_warnings():
                 "gate.margins": tuple(self.gate.margins),
                 "gate.floors": tuple(self.gate.floors),
                 "fusion.powers": tuple(self.fusion.powers),
+                "tune.tasks": self.tune.tasks,
+                "compare.baselines": tuple(self.compare.baselines),
+                "tune.fusion.weights": tuple(self.tune.fusion.weights),
+                "tune.fusion.powers": tuple(self.tune.fusion.powers),
             }
             for path, tasks in named.items():
                 for task in tasks:
                     if task not in known:
                         raise ValueError(f"{path}: unknown task {task!r}; expected some of {list(known)}")
             for task in self.evaluation.tasks:
-                if self.schema.task(task).kind != "binary":
+                if self.evaluation.best != "r2" and self.schema.task(task).kind != "binary":
                     raise ValueError(f"evaluation.tasks: {task!r} is a regression task; AUC wants binary ones")
+
+        def _require_slices(self) -> None:
+            """Refuse a slice of new ids in a feature that has not one id a row."""
+            known = [feature.name for feature in self.schema.categorical if not feature.multi_hot]
+            for name, part in self.gate.slices.items():
+                if part.unseen and part.unseen not in known:
+                    raise ValueError(f"gate.slices.{name}.unseen: got {part.unseen!r}; expected one of {known}")
 
         @model_validator(mode="after")
         def _tables_suit_the_device(self) -> Self:
@@ -118,6 +154,17 @@ with warnings.catch_warnings():
                     path = f"schema.tables.{name}.optimizer" if table.optimizer else "optimizer.sparse.type"
                     raise ValueError(f"{path}: got 'adam' on cpu; expected rowwise_adagrad, adagrad or sgd")
             return self
+
+
+class _Complete(RunConfig):
+    """A configuration whose environment and command line have been read already."""
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # sources by name
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What it is made of, and nothing over it."""
+        return (sources["init_settings"],)
 
 
 def load(files: Sequence[Path], overrides: Sequence[str] = ()) -> RunConfig:
@@ -137,17 +184,63 @@ def read(kind: type[Kind], files: Sequence[Path], overrides: Sequence[str] = ())
         overrides: `--section.key=value`, or `--section.key value`.
 
     Raises:
-        InputError: a file is missing or not YAML, a key is unknown, a value does not fit.
+        InputError: a file is missing or not YAML, a key or a RANKING_ variable is unknown, a value does not fit.
     """
+    _require_known(kind)
     data: dict[str, Any] = {}
     for file in files:
-        data = _overlay(data, _read(file))
+        data = _overlay(data, read_sections(file))
     try:
-        return kind(**data, _cli_parse_args=list(overrides), _cli_exit_on_error=False, _cli_avoid_json=True)
+        return kind(**data, _cli_parse_args=list(overrides) or None, _cli_exit_on_error=False, _cli_avoid_json=True)
     except ValidationError as error:
         raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
     except SettingsError as error:
         raise InputError(f"command line: {str(error).splitlines()[0]}; expected --section.key=value") from None
+
+
+def overlay(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML content that, laid over `config`, sets values at dotted paths.
+
+    An entry of a list goes by its name, as in `schema.tasks.like.weight`; the whole list is then in the overlay.
+
+    Raises:
+        InputError: a list has no entry of that name.
+    """
+    data, found = config.model_dump(mode="json"), dict[str, Any]()
+    for path, value in changes.items():
+        found = _overlay(found, _change(_overlay(data, found), path.split("."), value, path))
+    return found
+
+
+def setting(config: RunConfig, path: str) -> Any:
+    """The value at a dotted path as YAML would hold it; None where nothing is."""
+    found: Any = config.model_dump(mode="json")
+    for key in path.split("."):
+        if isinstance(found, list):
+            found = {entry.get("name"): entry for entry in found if isinstance(entry, dict)}
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def revise(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration with `overlay(config, changes)` laid over it; neither files nor the environment are read.
+
+    Raises:
+        InputError: a path does not exist, or a value does not fit.
+    """
+    return complete(_overlay(config.model_dump(mode="json"), overlay(config, changes)))
+
+
+def complete(data: Mapping[str, Any]) -> RunConfig:
+    """The configuration a resolved mapping holds, such as a checkpoint's; the environment is not read.
+
+    Raises:
+        InputError: a key is unknown, or a value does not fit.
+    """
+    try:
+        return _Complete(**data)
+    except ValidationError as error:
+        raise InputError(_explain(error, dict(data))) from None
 
 
 def json_schema() -> str:
@@ -155,16 +248,34 @@ def json_schema() -> str:
     return json.dumps(RunConfig.model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; expected a YAML configuration") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{file}: got {content!r:.60} at the top; expected a mapping of named sections")
-    return content
+def _require_known(kind: type[Settings]) -> None:
+    """Refuse RANKING_ variables that name no key, which would otherwise be left out in silence."""
+    known = _variables(RunConfig, "RANKING_") | _variables(kind, "RANKING_")
+    free = tuple(f"{name}__" for name, is_free in known.items() if is_free)
+    for name in map(str.upper, os.environ):
+        if name.startswith("RANKING_") and name not in known and not name.startswith(free) and not _LINK.search(name):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise InputError(f"{name}: unknown environment variable; expected one that names a key, such as {nearest}")
+
+
+def _variables(model: type[BaseModel], prefix: str) -> dict[str, bool]:
+    """Names of the variables that set a model's fields, and whether names of the user's own may follow."""
+    found = {}
+    for key, field in model.model_fields.items():
+        name = prefix + key.upper()
+        found[name] = get_origin(field.annotation) is dict
+        for inner in _models(field.annotation):
+            found |= _variables(inner, f"{name}__")
+    return found
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that a field may hold: itself, or members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated):
+        for member in get_args(annotation):
+            yield from _models(member)
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +288,21 @@ def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _change(section: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    """The overlay of a section that puts a value where `keys` lead."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if not isinstance(section, list):
+        return {key: _change(section.get(key) if isinstance(section, dict) else None, rest, value, path)}
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in section]
+    if key not in names or not rest:
+        raise InputError(f"{path}: no entry {key!r} with a key below it; expected one of {names}")
+    place = names.index(key)
+    entry = _overlay(section[place], _change(section[place], rest, value, path))
+    return [*section[:place], entry, *section[place + 1 :]]
 
 
 def _explain(error: ValidationError, data: dict[str, Any]) -> str:

@@ -6,6 +6,9 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_INPUT = 2
 EXIT_NOT_PROMOTED = 3
+EXIT_WAITING = 4  # passed the gate; waits for a person's approval
+EXIT_BAD_DATA = 65  # EX_DATAERR: the day's data is not fit to train on
+EXIT_INFRASTRUCTURE = 69  # EX_UNAVAILABLE: a service or the machine failed; the same command resumes
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM after a commit; the same command resumes
 
 
@@ -18,3 +21,16 @@ class InputError(ValueError):
 
 class ToldError(InputError):
     """An InputError that rank 0 reports for all; the other ranks leave without a word."""
+
+
+class ReportedError(Exception):
+    """A failure that ends the job and that the user has read; only the exit code is left to give.
+
+    Args:
+        code: exit code of the job.
+    """
+
+    def __init__(self, code: int) -> None:
+        """Keep the code."""
+        super().__init__(f"reported; exit code {code}")
+        self.code = code

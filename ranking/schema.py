@@ -37,9 +37,12 @@ class DenseFeature(_Column):
 
     kind: Literal["dense"] = "dense"
     log1p: bool = Field(False, description="Compress with sign(x) * log(1 + |x|) before scaling.")
-    scale: Literal["none", "minmax", "standardise"] = Field(
-        "minmax", description="minmax: to [0, 1] by the fitted range, clipped; standardise: zero mean, unit variance."
+    scale: Literal["none", "minmax", "standardise", "piecewise"] = Field(
+        "minmax",
+        description="minmax: to [0, 1] by the fitted range, clipped; standardise: zero mean, unit variance; piecewise: "
+        "an input for each of `pieces`, 0 below the piece, 1 above, linear inside [Gorishniy et al., NeurIPS 2022].",
     )
+    pieces: int = Field(16, ge=2, description="Pieces that fitted quantiles cut the range into; piecewise only.")
     null: Literal["mean", "zero", "reject"] = Field(
         "mean", description="What a null or NaN becomes: the fitted mean, 0, or an error."
     )
@@ -48,7 +51,7 @@ class DenseFeature(_Column):
     @property
     def width(self) -> int:
         """Number of inputs the feature contributes."""
-        return 2 if self.indicator else 1
+        return (self.pieces if self.scale == "piecewise" else 1) + self.indicator
 
 
 class Identity(Frozen):
@@ -128,7 +131,9 @@ class Table(Frozen):
     init_scale: float | None = Field(
         None, ge=0, description="Rows start uniform in [-s, s]; left out: s = 1 / sqrt(rows)."
     )
-    sharding: Literal["auto", "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise"] = "auto"
+    sharding: Literal[
+        "auto", "data_parallel", "table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise"
+    ] = "auto"
 
 
 class ColumnSpace(Frozen):

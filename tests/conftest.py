@@ -1,10 +1,11 @@
-"""Shared by all tests: the tiny workspace."""
+"""Shared by all tests: the tiny workspace, and an object store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tests.workspace import Workspace, build
@@ -19,3 +20,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture
 def new_workspace(tmp_path: Path) -> Callable[[], Workspace]:
     return lambda: build(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, object]]:
+    """A bucket `ranking` behind the real S3 protocol; yields fsspec's storage options."""
+    server = pytest.importorskip("moto.server", reason="moto[server,s3] is not installed")
+    pytest.importorskip("s3fs")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    options: dict[str, object] = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
+    system = fsspec.filesystem("s3", **options)
+    system.mkdir("ranking")
+    yield options
+    running.stop()

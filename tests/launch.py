@@ -42,6 +42,15 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     }
 
 
+def start(work: Callable[..., None], *args: object) -> tuple[ForkServerProcess, Connection]:
+    """A process that runs `work(connection, *args)`, and the other end of its connection."""
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=work, args=(theirs, *args), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
 def launch(work: Callable[..., Any], size: int, *args: object, seconds: float = 120) -> list[Any]:
     """What `work(world, *args)` returns on each rank; raises where a rank did."""
     port, started = free_port(), []

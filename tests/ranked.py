@@ -18,6 +18,7 @@ from ranking.distributed.collectives import gather, sum_across
 from ranking.distributed.sharding import local_parts
 from ranking.distributed.world import World
 from ranking.rows import Rows
+from ranking.training.layout import Laid
 from ranking.training.state import TrainState
 
 Tensors = dict[str, Tensor]
@@ -60,26 +61,24 @@ def step(state: TrainState, batch: RankingBatch) -> float:
 
 def whole(tensors: Mapping[str, object], world: World) -> Tensors:
     """Every tensor put together from all ranks' parts, on every rank."""
-    names = sorted({name for names in gather(list(tensors), world) for name in names})
-    found = {}
-    for name in names:
-        value = tensors.get(name)
-        shape = None if value is None else tuple(value.size())  # type: ignore[attr-defined]
-        parts = [] if value is None else local_parts_of(value)
-        shapes, everyone = gather(shape, world), [part for parts in gather(parts, world) for part in parts]
-        full = torch.zeros(next(shape for shape in shapes if shape is not None))
-        for part, row, column in everyone:
-            if part.dim() == 2:
-                full[row : row + part.shape[0], column : column + part.shape[1]] = part
-            elif part.dim() == 1:
-                full[row : row + part.shape[0]] = part
-            else:
-                full.copy_(part)
-        found[name] = full
-    return found
+    own = {name: (tuple(value.shape), local_parts_of(value)) for name, value in tensors.items()}  # type: ignore[attr-defined]
+    found: Tensors = {}
+    for everything in gather(own, world):
+        for name, (shape, parts) in everything.items():
+            full = found.setdefault(name, torch.zeros(shape))
+            for part, row, column in parts:
+                if part.dim() == 2:
+                    full[row : row + part.shape[0], column : column + part.shape[1]] = part
+                elif part.dim() == 1:
+                    full[row : row + part.shape[0]] = part
+                else:
+                    full.copy_(part)
+    return dict(sorted(found.items()))
 
 
 def local_parts_of(value: object) -> list[tuple[Tensor, int, int]]:
+    if isinstance(value, Laid):
+        return [(part.tensor.detach().clone(), *(*part.offsets, 0, 0)[:2]) for part in value.parts]
     if hasattr(value, "local_shards"):
         shards = value.local_shards()
         return [(s.tensor.detach().clone(), *(*s.metadata.shard_offsets, 0)[:2]) for s in shards]

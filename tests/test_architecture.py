@@ -15,7 +15,7 @@ PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks
 
 # A module may import what stands on a lower line, and its own package; packages on one line never import each other.
 LAYERS = [
-    ["ranking", "ranking.errors", "ranking.expression", "ranking.rows", "ranking.schema", "ranking.batch"],
+    ["ranking", *(f"ranking.{name}" for name in ("errors", "yaml_file", "expression", "rows", "schema", "batch"))],
     ["ranking.distributed"],
     ["ranking.nn", "ranking.objective", "ranking.metrics", "ranking.data"],
     ["ranking.models"],

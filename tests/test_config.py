@@ -56,6 +56,39 @@ def test_environment_over_files_and_command_line_over_both(write, base, monkeypa
     assert (config.model.dropout, config.model.bottom, config.data.order) == (0.1, (16, 8), "chronological")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("RANKING_TRAINNIG__EPOCHS", "RANKING_TRAINING__EPOCHS"),
+        ("RANKING_TRAINING__EPOCSH", "RANKING_TRAINING__EPOCHS"),
+        ("RANKING_TRAINING_EPOCHS", "RANKING_TRAINING__EPOCHS"),
+        ("RANKING_MODEL__EXPRTS", "RANKING_MODEL__EXPERTS"),
+        ("RANKING_SEDE", "RANKING_SEED"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(write, base, monkeypatch, wrong, right) -> None:
+    monkeypatch.setenv(wrong, "7")
+    with pytest.raises(InputError, match=rf"^{wrong}: unknown environment variable; expected .* such as {right}$"):
+        load([write(base)])
+
+
+def test_names_of_ones_own_and_those_that_kubernetes_sets_are_no_misspellings(write, base, monkeypatch) -> None:
+    monkeypatch.setenv("RANKING_GATE__MARGINS__CLICK", "0.1")
+    for name in ("RANKING_SERVE_SERVICE_HOST", "RANKING_SERVE_PORT_8080_TCP_ADDR", "RANKING_SERVICE_PORT_HTTP"):
+        monkeypatch.setenv(name, "10.0.0.1")
+    assert load([write(base)]).gate.margins == {"click": 0.1}
+
+
+def test_a_slice_of_new_ids_needs_a_feature_of_one_id(write, base) -> None:
+    over = {"gate": {"slices": {"new": {"unseen": "user_id"}, "late": {"where": "duration > 3"}}}}
+    assert load([write(base), write(over, "over.yaml")]).gate.slices["new"].unseen == "user_id"
+    for feature in ("recent", "duration", "nobody"):
+        with pytest.raises(
+            InputError, match=rf"gate\.slices\.new\.unseen: got '{feature}'; expected one of \['user_id'"
+        ):
+            load([write(base), write({"gate": {"slices": {"new": {"unseen": feature}}}}, "over.yaml")])
+
+
 def test_sections_hold_defaults_and_never_change(write, base) -> None:
     config = load([write(base)])
     assert config.checkpoints.keep_last == 2
@@ -169,10 +202,21 @@ def test_json_schema_describes_every_section() -> None:
     assert set(json.loads(json_schema())["properties"]) == set(RunConfig.model_fields)
 
 
-BASES = {"models": ["quickstart.yaml"], "census/education.yaml": ["census/income.yaml"]}  # of files that are overlays
+BASES = {
+    "models": ["quickstart.yaml"],
+    "tune": ["quickstart.yaml"],
+    "census/education.yaml": ["census/income.yaml"],
+    "kuairand/retrain.yaml": ["quickstart.yaml"],
+}  # of files that are overlays
 OTHERS = {"models/esmm.yaml"}  # asks for other tasks
 STUDIES = {"synthetic/study.yaml", "synthetic/fast.yaml", "synthetic/architectures.yaml", "kuairand/study.yaml"}
-STUDIES |= {"synthetic/architectures_fast.yaml", "kuairand/study_fast.yaml"}
+STUDIES |= {
+    "census/study.yaml",
+    "census/fast.yaml",
+    "kuairand/warm_start.yaml",
+    "synthetic/architectures_fast.yaml",
+    "kuairand/study_fast.yaml",
+}
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONFIGS)))

@@ -16,6 +16,20 @@ from ranking.errors import InputError
 Bool = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+_LAST_WHOLE = {pa.float16(): 2.0**11, pa.float32(): 2.0**24}  # from there on floats skip integers; others: 2^53
+
+
+class RowError(InputError):
+    """A value that cannot be used.
+
+    Attributes:
+        row: its row number.
+    """
+
+    def __init__(self, message: str, row: int) -> None:
+        """Keep the number for whoever knows what file it is in."""
+        super().__init__(message)
+        self.row = row
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class Column:
     def bad(self, position: int, expected: str) -> InputError:
         """The error for the value at `position`."""
         got = self.values[position].as_py()
-        return InputError(f"{self.what} {self.name!r}, row {self.row(position)}: got {got!r}; expected {expected}")
+        row = self.row(position)
+        return RowError(f"{self.what} {self.name!r}, row {row}: got {got!r}; expected {expected}", row)
 
     def wrong_type(self, expected: str) -> InputError:
         """The error for a column of another type than `expected`."""
@@ -70,7 +85,7 @@ class Column:
         """`[N]` int64 or large_string, null where the value is null or NaN. Unsigned 64-bit keys keep their bits.
 
         Raises:
-            InputError: neither integers nor strings, or a float that is no whole number.
+            InputError: neither integers nor strings, or a float that is no whole number or may stand for several.
         """
         kind = self.values.type
         if pa.types.is_int64(kind) or pa.types.is_large_string(kind):
@@ -85,12 +100,17 @@ class Column:
 
     def _whole(self) -> pa.Array:
         values = _nan_to_null(self.values)
+        if pa.types.is_floating(values.type):
+            numbers, limit = self.numbers(), _LAST_WHOLE.get(values.type, 2.0**53)
+            bad = (numbers != np.floor(numbers)) & ~np.isnan(numbers) | (np.abs(numbers) >= limit)
+            if bad.any():
+                raise self.bad(
+                    int(bad.argmax()), f"whole numbers below {limit:.0f}, from where {values.type} skips some"
+                )
         try:
             return pc.cast(values, pa.int64())
-        except pa.ArrowInvalid:
-            numbers = self.numbers()
-            bad = (numbers != np.floor(numbers)) & ~np.isnan(numbers) | (np.abs(numbers) >= 2**63)
-            raise self.bad(int(bad.argmax()), "whole numbers within 64 bits") from None
+        except pa.ArrowInvalid as error:
+            raise self.wrong_type(f"whole numbers within 64 bits ({str(error).splitlines()[0]})") from None
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class Encoder:
         return Ragged(values, lengths, torch.from_numpy(_pooled(feature, present.lengths, weights)))
 
     def dense(self, feature: DenseFeature, block: Block) -> npt.NDArray[np.float32]:
-        """Inputs `[N, width]` of one dense feature, the indicator after the number."""
+        """Inputs `[N, width]` of one dense feature, the indicator last."""
         out = np.empty((len(block), feature.width), np.float32)
         column = block.column(feature.source)
         statistics = self.transforms.statistics[feature.name]
@@ -125,9 +125,12 @@ class Encoder:
                 raise column.bad(int(missing.argmax()), "a number, as `null: reject` says")
             self._count(f"{feature.name}/null", int(missing.sum()))
             values = np.where(missing, statistics.mean if feature.null == "mean" else 0.0, values)
-        out[:, 0] = _scale(feature, statistics, values)
+        if feature.scale == "piecewise":
+            out[:, : feature.pieces] = _pieces(feature, self.transforms.boundaries[feature.name], values)
+        else:
+            out[:, 0] = _scale(feature, statistics, values)
         if feature.indicator:
-            out[:, 1] = missing
+            out[:, -1] = missing
         return out
 
     def _counted(self, feature: str) -> Count:
@@ -165,6 +168,14 @@ def _scale(feature: DenseFeature, fitted: Statistics, values: Float64) -> Float6
     if feature.scale == "minmax":
         return np.clip((values - fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0, 1.0)
     return np.clip((values - fitted.mean) / fitted.std, -FLOAT32_MAX, FLOAT32_MAX)
+
+
+def _pieces(feature: DenseFeature, ends: tuple[float, ...], values: Float64) -> npt.NDArray[np.float32]:
+    """How much of every piece `[N, pieces]` lies below the value; pieces that ties left out are always 0."""
+    out, places = np.zeros((len(values), feature.pieces), np.float32), np.array(ends)
+    with np.errstate(over="ignore"):  # a piece may be as narrow as float64 goes
+        out[:, : max(0, len(ends) - 1)] = np.clip((values[:, None] - places[:-1]) / np.diff(places), 0.0, 1.0)
+    return out
 
 
 def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool | None) -> Float64:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from ranking.data.columns import Bool, RowError
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
-from ranking.data.plan import Block, Order, Plan, Position
+from ranking.data.plan import Block, Int64, Order, Plan, Position
+from ranking.data.quarantine import Quarantine, QuarantineConfig
+from ranking.data.storage import RetryConfig, Store
+from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Frozen
 
@@ -25,7 +30,7 @@ Encode = Callable[[pa.Table, Tensor], Rows]
 """Raw columns and their `[N]` int64 manifest row numbers to encoded rows; must accept a table without rows."""
 
 Urls = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(
         lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
     ),
@@ -41,6 +46,11 @@ class DataConfig(Frozen):
     validation: Urls = Field((), description="As `train`; the data that checkpoints are chosen by.")
     test: Urls = Field((), description="As `train`; scored once, at the end.")
     transforms: str = Field(description="Directory of the fitted transforms.")
+    extends: str = Field(
+        "",
+        description="Directory of earlier transforms that `prepare` extends: known keys keep their rows, new ones "
+        "follow, scaling and boundaries stay; empty: all is fitted anew.",
+    )
     storage_options: dict[str, Any] = Field(
         {}, description="Of the file system, as fsspec takes them; credentials belong into the environment."
     )
@@ -53,6 +63,36 @@ class DataConfig(Frozen):
     threads: int = Field(2, ge=1, description="Decoding threads of a rank; they change its speed, never its rows.")
     prefetch: int = Field(1, ge=0, description="Blocks decoded ahead of the one in use, for every lane of a rank.")
     verify_checksums: bool = Field(True, description="Check page CRCs, where the writer stored them.")
+    require_checksums: bool = Field(False, description="Refuse files without page CRCs; else they are warned of.")
+    quarantine: QuarantineConfig = QuarantineConfig()
+    retry: RetryConfig = RetryConfig()
+
+    @property
+    def store(self) -> Store:
+        """Where the URLs lie."""
+        return Store(self.storage_options, self.retry)
+
+    def manifest(self, urls: Sequence[str], columns: Sequence[str] | None, key: str) -> Manifest:
+        """What lies behind URLs; `key` names them in errors."""
+        return Manifest.build(urls, columns, self.store, key, self.require_checksums)
+
+    def decoder(self, manifest: Manifest, keep: int = 0) -> Decoder:
+        """A reader of the manifest's row groups."""
+        return Decoder(manifest, self.store, verify_checksums=self.verify_checksums, keep=keep)
+
+    def row_groups(self, manifest: Manifest) -> Iterator[tuple[Int64, pa.Table]]:
+        """Every row group that is not empty, in order, but for those in quarantine: row numbers `[N]`, and the rows."""
+        decoder, quarantine = self.decoder(manifest), Quarantine(manifest, self.quarantine)
+        first = 0
+        for group, rows in enumerate(manifest.row_groups.tolist()):
+            if not rows:
+                continue
+            table, kept = decoder.salvage(np.array([[group, 0, rows]]), quarantine.add)
+            if quarantine.pending:
+                quarantine.agree([quarantine.found])
+            if kept.all():
+                yield np.arange(first, first + rows), table
+            first += rows
 
     def plan(self, manifest: Manifest, seed: int) -> Plan:
         """The order of examples under this configuration."""
@@ -85,6 +125,7 @@ class Loader:
         size: of the world.
         start: first position to yield; what lies before it is not read, but for the blocks it lies in.
         epochs: how many to read, the one started in included; None for no end.
+        quarantine: takes damaged row groups, whose rows become padding where they stand; a new one when left out.
 
     Raises:
         InputError: on iteration, whatever decoding or encoding found wrong.
@@ -98,6 +139,7 @@ class Loader:
     size: int = 1
     start: Position = field(default_factory=Position)
     epochs: int | None = None
+    quarantine: Quarantine | None = None
 
     def __iter__(self) -> Generator[tuple[Position, Rows], None, None]:
         """A new stream from `start`; closing or dropping it ends its threads."""
@@ -132,17 +174,21 @@ class Loader:
 
     def _feeds(self, pool: ThreadPoolExecutor) -> list[_Feed]:
         shares = self.plan.shares(self.rank, self.size)
-        decoder = Decoder(
-            self.manifest,
-            self.config.storage_options,
-            verify_checksums=self.config.verify_checksums,
-            keep=len(shares) + 1 if self.plan.order == "shuffled" else 0,  # lanes share row groups at their ends
-        )
+        keep = len(shares) + 1 if self.plan.order == "shuffled" else 0  # lanes share row groups at their ends
+        decoder = self.config.decoder(self.manifest, keep)
+        quarantine = self.quarantine or Quarantine(self.manifest, self.config.quarantine)
         empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64))
 
         def load(block: Block) -> Rows:
-            rows = self.encode(decoder.read(block.pieces), torch.from_numpy(self.plan.numbers(block)))
+            table, kept = decoder.salvage(block.pieces, quarantine.add)
+            numbers = self.plan.numbers(Block(block.pieces[kept]))
+            try:
+                rows = self.encode(table, torch.from_numpy(numbers))
+            except RowError as error:
+                raise InputError(f"{self.manifest.place(error.row)}: {error}") from None
             order = block.order()
+            if not kept.all():
+                rows = _with_gaps(rows, block.pieces, kept)
             return rows if order is None else rows.take(torch.from_numpy(order))
 
         feeds = []
@@ -190,6 +236,13 @@ class _Feed:
             if self._taken == len(self._block):
                 self._block, self._taken = self._empty, 0
                 self.fetch()
+
+
+def _with_gaps(rows: Rows, pieces: Int64, kept: Bool) -> Rows:
+    """Padding in the place of every row of the pieces `[P, 3]` that were not `kept` `[P]`."""
+    present = np.repeat(kept, pieces[:, 2] - pieces[:, 1])
+    places = np.where(present, present.cumsum() - 1, len(rows))
+    return Rows.cat([rows, rows.padding(1)]).take(torch.from_numpy(places))
 
 
 @contextmanager

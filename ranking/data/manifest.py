@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import repeat
-from typing import Annotated, Any, Self
-from urllib.parse import unquote
+from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, PlainSerializer, PlainValidator
 
+from ranking.data.column_types import unify
 from ranking.data.plan import Int64
-from ranking.data.storage import Options, find, open_parquet
+from ranking.data.shard import PARTITION, Shard, read_footer
+from ranking.data.storage import Info, Store
 from ranking.errors import InputError
 from ranking.schema import Frozen
 
-_FOOTERS_AT_ONCE = 16
-_PARTITION = re.compile(r"(?<![^/])([A-Za-z_]\w*)=([^/]*)/")
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+log = logging.getLogger(__name__)
 
-Types = dict[str, pa.DataType]
+_FOOTERS_AT_ONCE = 16
 
 
 def _to_schema(value: object) -> pa.Schema:
@@ -39,31 +39,13 @@ def _from_schema(schema: pa.Schema) -> str:
 ArrowSchema = Annotated[pa.Schema, PlainValidator(_to_schema), PlainSerializer(_from_schema, return_type=str)]
 
 
-class Shard(Frozen):
-    """One Parquet file.
-
-    Attributes:
-        url: where it lies.
-        size: bytes.
-        stamp: the store's ETag, or the time of change; empty when the store gives neither.
-        row_groups: rows of each.
-        partition: values of the `name=value/` directories on its path.
-    """
-
-    url: str
-    size: int
-    stamp: str
-    row_groups: tuple[int, ...]
-    partition: dict[str, str | None]
-
-
 class Manifest(Frozen):
     """The shards of a data set, in the order of its log, and the columns they share.
 
     Attributes:
         shards: patterns in the order given, the files of one pattern by path.
-        columns: names and canonical types: integers are int64 (uint64 stays), mixed floats float64, strings
-            large_string, lists list; dictionaries are decoded, times stay as they are.
+        columns: names and canonical types: integers, and decimals without a fraction, int64 (uint64 stays); other
+            decimals and mixed floats float64; strings large_string; lists list; dictionaries are decoded, times stay.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -76,46 +58,79 @@ class Manifest(Frozen):
         cls,
         urls: str | Sequence[str],
         columns: Sequence[str] | None = None,
-        storage_options: Options | None = None,
+        store: Store | None = None,
         key: str = "data.train",
+        require_checksums: bool = False,
     ) -> Self:
         """Read every footer.
 
         Args:
             urls: fsspec URLs, globs or directories.
             columns: needed from every shard; left out: those of the first.
-            storage_options: of the file system, as fsspec takes them.
+            store: where the URLs lie; any public place when left out.
             key: config key to name in errors.
+            require_checksums: refuse files whose pages carry no CRC; else they are warned of.
 
         Raises:
             InputError: nothing found, no rows, not Parquet, a column missing or of types that do not go together.
         """
-        options = storage_options or {}
-        found: dict[str, dict[str, Any]] = {}
+        store = store or Store()
+        found: dict[str, Info] = {}
         for pattern in [urls] if isinstance(urls, str) else urls:
-            files = find(pattern, options)
+            files = store.find(pattern)
             if not files:
                 raise InputError(f"{key}: got {pattern!r}, which matches no file; expected Parquet files")
             found.update(files)
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-            footers = list(pool.map(_footer, found, found.values(), repeat(options)))
+            footers = list(pool.map(read_footer, found, found.values(), repeat(store)))
         shards = [shard for shard, _ in footers]
         if not any(sum(shard.row_groups) for shard in shards):
             raise InputError(f"{key}: got {len(shards)} files without a row, first {shards[0].url}; expected rows")
-        schemas = _distinct(footers)
-        names = list(schemas[0][1]) if columns is None else columns
-        return cls(shards=tuple(shards), columns=pa.schema([(name, _common(name, schemas)) for name in names]))
+        shared = unify(footers, columns)
+        _require_checksums(shards, key, require_checksums)
+        return cls(shards=tuple(shards), columns=shared)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the shards' names below their common directory, sizes and row counts; a copy has the same."""
-        places = [_PARTITION.split(shard.url, maxsplit=1)[0].rpartition("/")[0].split("/") for shard in self.shards]
+        lines = (f"{name}\t{s.size}\t{s.row_groups}\n" for name, s in zip(self._names, self.shards, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """The shards' names below their common directory."""
+        places = [PARTITION.split(shard.url, maxsplit=1)[0].rpartition("/")[0].split("/") for shard in self.shards]
         common = 0
         while all(common < len(place) and place[common] == places[0][common] for place in places):
             common += 1
-        names = ("/".join(shard.url.split("/")[common:]) for shard in self.shards)
-        lines = (f"{name}\t{s.size}\t{s.row_groups}\n" for name, s in zip(names, self.shards, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return tuple("/".join(shard.url.split("/")[common:]) for shard in self.shards)
+
+    def require(self, pinned: Manifest) -> None:
+        """Refuse data that is not what an earlier look at it, or at a copy of it, found.
+
+        A file rewritten in place with the same footer is warned of: its statistics are the same, its order may not be.
+
+        Raises:
+            InputError: naming the first file that differs, and in what.
+        """
+        now = dict(zip(self._names, self.shards, strict=True))
+        for name, before in zip(pinned._names, pinned.shards, strict=True):
+            if name not in now:
+                raise InputError(f"{before.url}: missing now; expected the file that was pinned")
+            found = now.pop(name)
+            for what in ("size", "row_groups", "footer"):
+                got, expected = getattr(found, what), getattr(before, what)
+                if got != expected:
+                    raise InputError(f"{found.url}: changed since it was pinned: got {what} {got}; expected {expected}")
+            if (found.url, found.stamp) == (before.url, before.stamp) or found.url != before.url:
+                continue
+            if "://" in found.url and not found.url.startswith("file://"):
+                raise InputError(
+                    f"{found.url}: changed since it was pinned: got stamp {found.stamp}; expected {before.stamp}"
+                )
+            log.warning("%s: written anew since it was pinned, with the same footer", found.url)
+        if now:
+            raise InputError(f"{next(iter(now.values())).url}: new; expected only the files that were pinned")
 
     @cached_property
     def row_groups(self) -> Int64:
@@ -126,6 +141,11 @@ class Manifest(Frozen):
     def rows(self) -> int:
         """Number of rows of the whole data set."""
         return int(self.row_groups.sum())
+
+    def place(self, row: int) -> str:
+        """File and row group of a row, for messages."""
+        shard, group = self.locate(int(np.searchsorted(np.cumsum(self.row_groups), row, side="right")))
+        return f"{self.shards[shard].url}: row group {group}"
 
     @cached_property
     def _starts(self) -> Int64:
@@ -138,82 +158,27 @@ class Manifest(Frozen):
         return shard, row_group - int(self._starts[shard])
 
 
-def _footer(url: str, info: dict[str, Any], options: Options) -> tuple[Shard, pa.Schema]:
-    with open_parquet(url, options) as file:
-        metadata, schema = file.metadata, file.schema_arrow
-    groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    values = {name: None if value == _NO_VALUE else unquote(value) for name, value in _PARTITION.findall(url)}
-    stamp = next((str(info[name]) for name in ("ETag", "etag", "mtime", "LastModified", "created") if name in info), "")
-    return Shard(url=url, size=int(info["size"] or 0), stamp=stamp, row_groups=groups, partition=values), schema
+def read_manifest(path: Path) -> Manifest:
+    """The manifest that a job pinned.
 
-
-def _distinct(footers: Sequence[tuple[Shard, pa.Schema]]) -> list[tuple[str, Types]]:
-    """The different sets of column types, partition columns included, each with the first file that has it.
-
-    A column of the file itself goes before a partition column of the same name.
+    Raises:
+        InputError: it is missing or damaged.
     """
-    shards = [shard for shard, _ in footers]
-    partition = {name: _partition_type(name, shards) for name in {name for shard in shards for name in shard.partition}}
-    first: dict[tuple[pa.Schema, tuple[str, ...]], str] = {}
-    for shard, schema in footers:
-        first.setdefault((schema.remove_metadata(), tuple(shard.partition)), shard.url)
-    return [
-        (url, {name: partition[name] for name in names} | {field.name: field.type for field in schema})
-        for (schema, names), url in first.items()
-    ]
+    try:
+        return Manifest.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no pinned manifest; expected the one that `train` writes") from None
+    except (ValueError, pa.ArrowException, OSError):
+        raise InputError(f"{path}: not a manifest; expected the one that `train` writes") from None
 
 
-def _partition_type(name: str, shards: Iterable[Shard]) -> pa.DataType:
-    """Integers when all values are."""
-    values = {shard.partition.get(name) for shard in shards} - {None}
-    return pa.int64() if all(re.fullmatch(r"-?\d{1,18}", str(value)) for value in values) else pa.large_string()
-
-
-def _common(name: str, schemas: Sequence[tuple[str, Types]]) -> pa.DataType:
-    common, origin = pa.null(), ""
-    for url, types in schemas:
-        if name not in types:
-            raise InputError(f"{url}: column {name!r}: missing; got columns {sorted(types)}")
-        kind = _canonical(types[name])
-        if kind is None:
-            raise InputError(
-                f"{url}: column {name!r}: got {types[name]}; expected numbers, strings, times or their lists"
-            )
-        merged = _merge(common, kind)
-        if merged is None:
-            raise InputError(f"{url}: column {name!r}: got {types[name]}; expected {common} as in {origin}")
-        common, origin = merged, origin or url
-    return common
-
-
-def _canonical(kind: pa.DataType) -> pa.DataType | None:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _canonical(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        inner = _canonical(kind.value_type)
-        return None if inner is None else pa.list_(inner)
-    if types.is_uint64(kind) or types.is_boolean(kind) or types.is_null(kind) or types.is_temporal(kind):
-        return kind
-    if types.is_integer(kind):
-        return pa.int64()
-    if types.is_floating(kind):
-        return pa.float64() if types.is_float64(kind) else pa.float32()
-    if types.is_decimal(kind):
-        return pa.float64()
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.large_string()
-    return None
-
-
-def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    if one == other or pa.types.is_null(other):
-        return one
-    if pa.types.is_null(one):
-        return other
-    if pa.types.is_floating(one) and pa.types.is_floating(other):
-        return pa.float64()
-    if pa.types.is_list(one) and pa.types.is_list(other):
-        inner = _merge(one.value_type, other.value_type)
-        return None if inner is None else pa.list_(inner)
-    return None
+def _require_checksums(shards: Sequence[Shard], key: str, required: bool) -> None:
+    """Say once of a data set that flipped bits in it cannot be told from data."""
+    bare = [shard.url for shard in shards if not shard.checksums]
+    if not bare:
+        return
+    found = f"{key}: {len(bare)} of {len(shards)} files carry no page checksums, first {bare[0]}"
+    advice = "write files with page checksums (pyarrow: write_page_checksum=True)"
+    if required:
+        raise InputError(f"{found}; expected them, as data.require_checksums says: {advice}")
+    log.warning("%s: a flipped bit in them can pass for data; %s", found, advice)

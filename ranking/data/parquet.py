@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from functools import lru_cache
+from collections.abc import Callable
+from functools import _lru_cache_wrapper, lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ranking.data.columns import Bool
 from ranking.data.manifest import Manifest
 from ranking.data.plan import Int64, ranges
-from ranking.data.storage import Options, open_parquet, readable
+from ranking.data.shard import read_footer
+from ranking.data.storage import DamageError, Store, stamp
 from ranking.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _OPEN_FILES = 16
 _LOCKS = 64
@@ -23,22 +29,17 @@ class Decoder:
 
     Args:
         manifest: the shards, and in `manifest.columns` which columns to read and as which types.
-        storage_options: of the file system, as fsspec takes them.
+        store: where the shards lie; any public place when left out.
         verify_checksums: check the CRC of every page read, where the writer stored them (`write_page_checksum`).
         keep: how many row groups to hold on to of those that were read in part, for the reader of the other part.
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        storage_options: Options | None = None,
-        *,
-        verify_checksums: bool = True,
-        keep: int = 0,
+        self, manifest: Manifest, store: Store | None = None, *, verify_checksums: bool = True, keep: int = 0
     ) -> None:
         """Remember; nothing is opened yet."""
-        self._rows = manifest.row_groups
-        self._groups = _RowGroups(manifest, storage_options or {}, verify_checksums)
+        self._rows, self._columns = manifest.row_groups, manifest.columns
+        self._groups = _RowGroups(manifest, store or Store(), verify_checksums)
         self._kept = lru_cache(keep)(self._groups.read)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -48,10 +49,27 @@ class Decoder:
         A row group is decoded whole, once for all neighbouring pieces of it.
 
         Raises:
-            InputError: a damaged page or another file than the manifest saw; names the file and the row group.
+            DamageError: a page is not what its writer wrote; names the file and the row group.
+            InputError: the file is another one than the manifest saw, or out of reach.
+        """
+        return self.salvage(pieces, _refuse)[0]
+
+    def salvage(self, pieces: Int64, damaged: Callable[[int, DamageError], None]) -> tuple[pa.Table, Bool]:
+        """As `read`, but without the pieces of damaged row groups where `damaged` does not raise.
+
+        Returns:
+            rows of the other pieces; which pieces they are, `[P]`.
         """
         changes = np.flatnonzero(np.diff(pieces[:, 0])) + 1
-        return pa.concat_tables([self._cut(int(part[0, 0]), part[:, 1:]) for part in np.split(pieces, changes)])
+        tables, kept = [self._columns.empty_table()], []
+        for part in np.split(pieces, changes):
+            try:
+                tables.append(self._cut(int(part[0, 0]), part[:, 1:]))
+                kept.append(np.ones(len(part), np.bool_))
+            except DamageError as error:
+                damaged(int(part[0, 0]), error)
+                kept.append(np.zeros(len(part), np.bool_))
+        return pa.concat_tables(tables), np.concatenate(kept)
 
     def _cut(self, row_group: int, cuts: Int64) -> pa.Table:
         if cuts.tolist() == [[0, self._rows[row_group]]]:
@@ -67,38 +85,94 @@ class Decoder:
 class _RowGroups:
     """Whole row groups of a manifest; every thread keeps a few files open of its own."""
 
-    def __init__(self, manifest: Manifest, options: Options, verify: bool) -> None:
-        self._manifest, self._options, self._verify = manifest, options, verify
+    def __init__(self, manifest: Manifest, store: Store, verify: bool) -> None:
+        self._manifest, self._store, self._verify = manifest, store, verify
         self._local = threading.local()
+        self._copies: set[int] = set()
 
     def read(self, row_group: int) -> pa.Table:
-        """The columns of the manifest, those that directories give among them."""
+        """The columns of the manifest, those that directories give among them.
+
+        What looks damaged is read once more, from a new connection: a bit can flip on the way, too.
+        """
         number, group = self._manifest.locate(row_group)
+        try:
+            return self._decode(number, group)
+        except InputError as error:
+            self._files().cache_clear()
+            self._require_same(number)  # has a better reason if there is one
+            if not isinstance(error, DamageError):
+                raise
+        return self._decode(number, group)
+
+    def _decode(self, number: int, group: int) -> pa.Table:
         shard, schema = self._manifest.shards[number], self._manifest.columns
-        file = self._file(number)
+        what = f"{shard.url}: row group {group}"
+        file, seen = self._files()(number)
         present = set(file.schema_arrow.names)  # asked for once: the file builds it anew every time
         stored = [name for name in schema.names if name in present]
-        with readable(f"{shard.url}: row group {group}"):
-            table = file.read_row_group(group, columns=stored, use_threads=False)
-            for name in schema.names:
-                if name not in stored:
-                    value = pa.scalar(shard.partition[name], pa.large_string()).cast(schema.field(name).type)
-                    table = table.append_column(name, pa.repeat(value, shard.row_groups[group]))
-            table = table.select(schema.names)
-            return table if table.schema.equals(schema) else table.cast(schema)
+        table = self._store.attempt(
+            shard.url, what, lambda: file.read_row_group(group, columns=stored, use_threads=False)
+        )
+        if table.num_rows != shard.row_groups[group]:
+            raise DamageError(f"{what}: got {table.num_rows} rows; expected {shard.row_groups[group]}")
+        if not self._store.pins(shard.url) and stamp(self._store.info(shard.url)) != seen:
+            raise self._changed(number, "it was replaced while it was read")
+        for name in schema.names:
+            if name not in stored:
+                value = pa.scalar(shard.partition[name], pa.large_string()).cast(schema.field(name).type)
+                table = table.append_column(name, pa.repeat(value, shard.row_groups[group]))
+        return _cast(table, schema, what)
 
-    def _file(self, shard: int) -> pq.ParquetFile:
+    def _files(self) -> _lru_cache_wrapper[tuple[pq.ParquetFile, str]]:
         if not hasattr(self._local, "open"):
             self._local.open = lru_cache(_OPEN_FILES)(self._open)
-        return self._local.open(shard)
+        return self._local.open  # type: ignore[no-any-return]
 
-    def _open(self, number: int) -> pq.ParquetFile:
-        shard = self._manifest.shards[number]
-        file = open_parquet(shard.url, self._options, page_checksum_verification=self._verify)
-        rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
-        if rows != shard.row_groups:
+    def _open(self, number: int) -> tuple[pq.ParquetFile, str]:
+        """The file, and its stamp."""
+        found = self._require_same(number)
+        url = self._manifest.shards[number].url
+        return self._store.open(url, page_checksum_verification=self._verify), found
+
+    def _require_same(self, number: int) -> str:
+        """The stamp of a file that is still the one in the manifest.
+
+        Another time of change with the same footer is a copy, as nodes with disks of their own have them. An ETag
+        tells the content, and admits no other.
+
+        Raises:
+            InputError: it is another file, or gone.
+        """
+        shard, info = self._manifest.shards[number], self._store.info(self._manifest.shards[number].url)
+        size, found = int(info["size"] or 0), stamp(info)
+        if size != shard.size:
+            raise self._changed(number, f"got {size} bytes; expected {shard.size}")
+        if found != shard.stamp and number not in self._copies:
+            if self._store.pins(shard.url) or read_footer(shard.url, info, self._store)[0].footer != shard.footer:
+                raise self._changed(number, f"got stamp {found!r}; expected {shard.stamp!r}")
+            self._copies.add(number)
+            log.info("%s: another copy than the manifest saw, with the same footer", shard.url)
+        return found
+
+    def _changed(self, number: int, how: str) -> InputError:
+        return InputError(f"{self._manifest.shards[number].url}: changed since the manifest was read: {how}")
+
+
+def _refuse(_row_group: int, error: DamageError) -> None:
+    raise error
+
+
+def _cast(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
+    """The columns of `schema` in its types; no cast loses anything."""
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
             raise InputError(
-                f"{shard.url}: got {len(rows)} row groups of {sum(rows)} rows; expected {len(shard.row_groups)} of "
-                f"{sum(shard.row_groups)}, as when the manifest was read"
-            )
-        return file
+                f"{what}: column {field.name!r}: got {column.type}; expected values that {field.type} holds ({reason})"
+            ) from None
+    return pa.table(columns, schema=schema)

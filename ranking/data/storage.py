@@ -1,64 +1,176 @@
-"""Parquet files behind fsspec URLs: finding them, opening them, and what goes wrong, said in one line."""
+"""Files behind fsspec URLs: finding, reading and opening them, trying again, and what goes wrong, said in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from pydantic import Field
 
 from ranking.errors import InputError
+from ranking.schema import Frozen
 
 Options = Mapping[str, Any]
+Info = Mapping[str, Any]
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds
+_MISSING_TRIES = 3  # a store behind a load balancer can say 404 of a file that is there
+_STAMPS = ("ETag", "etag", "mtime", "LastModified", "created")
+_jitter = random.Random()  # of its own: the global state belongs to the run
 
 
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Turn what Arrow says of damaged or missing files into an InputError that begins with `what`.
+class RetryConfig(Frozen):
+    """How a remote store that is throttled, stalls or drops a connection is asked again: exponentially, with jitter."""
 
-    A retry of transient faults of a remote store belongs here; today they pass as the OSError they are.
+    deadline_s: float = Field(
+        120.0, ge=0, description="Seconds from the first attempt at one read to giving up; 0: no second attempt."
+    )
+
+
+class DamageError(InputError):
+    """The bytes of a file are not what its writer wrote."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Any file system that fsspec knows.
+
+    Attributes:
+        options: of the file system, as fsspec takes them; time-outs of a single request are among them.
+        retry: what to do about transient faults.
     """
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{what}: got no such file; expected a Parquet file") from None
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{what}: got {reason!r}; expected an undamaged Parquet file") from error
+
+    options: Options = field(default_factory=dict)
+    retry: RetryConfig = field(default_factory=RetryConfig)
+
+    def find(self, pattern: str) -> list[tuple[str, Info]]:
+        """Files behind a URL, a glob, or a directory (every `*.parquet` below it), sorted by path.
+
+        Returns:
+            (URL, what the file system knows of the file), hidden files (`_*`, `.*`) left out of globs and directories.
+
+        Raises:
+            InputError: the store is unknown, out of reach, or refuses.
+        """
+        return self.attempt(pattern, pattern, lambda: _find(*self._system(pattern)))
+
+    def info(self, url: str) -> Info:
+        """What the file system knows of a file now.
+
+        Raises:
+            InputError: missing, or as `find`.
+        """
+
+        def look() -> Info:
+            system, path = self._system(url)
+            system.invalidate_cache(system._parent(path))
+            found: Info = system.info(path)
+            return found
+
+        return self.attempt(url, url, look)
+
+    def read(self, url: str, start: int, stop: int) -> bytes:
+        """Bytes start .. stop-1 of a file.
+
+        Raises:
+            InputError: as `info`.
+        """
+
+        def fetch() -> bytes:
+            system, path = self._system(url)
+            return bytes(system.cat_file(path, start=start, end=stop))
+
+        return self.attempt(url, url, fetch)
+
+    def open(self, url: str, **settings: Any) -> pq.ParquetFile:
+        """Open a file and read its footer.
+
+        Args:
+            url: fsspec URL or local path.
+            **settings: of `pyarrow.parquet.ParquetFile`.
+
+        Raises:
+            DamageError: truncated or no Parquet file.
+            InputError: as `info`.
+        """
+
+        def opened() -> pq.ParquetFile:
+            system, path = self._system(url)
+            if isinstance(system, LocalFileSystem):
+                return pq.ParquetFile(path, **settings)
+            # Arrow merges the ranges it needs (pre_buffer); a cache below it would fetch bytes nobody reads.
+            return pq.ParquetFile(system.open(path, "rb", cache_type="none"), pre_buffer=True, **settings)
+
+        return self.attempt(url, url, opened)
+
+    def pins(self, url: str) -> bool:
+        """Whether an open file goes on giving the bytes it was opened on, or fails (S3: If-Match on the ETag)."""
+        return "s3" in self._system(url)[0].protocol
+
+    def attempt(self, url: str, what: str, work: Callable[[], T]) -> T:
+        """What `work` returns, tried again while the store of `url` has a transient fault and the deadline allows.
+
+        Raises:
+            DamageError: Arrow cannot read what came.
+            InputError: anything else went wrong with the file; the message begins with `what`.
+        """
+        began = time.monotonic()
+        for tries in count(1):
+            try:
+                return work()
+            except InputError:
+                raise
+            except Exception as error:
+                wait = _jitter.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**tries))
+                spent = time.monotonic() - began
+                if not self._again(url, error, tries) or spent + wait > self.retry.deadline_s:
+                    raise _named(what, error, tries, spent) from error
+                log.warning("%s: %s; trying again", what, _reason(error))
+                time.sleep(wait)
+        raise AssertionError  # the loop above has no end
+
+    def _again(self, url: str, error: Exception, tries: int) -> bool:
+        if isinstance(self._system(url)[0], LocalFileSystem | MemoryFileSystem):
+            return False
+        if isinstance(error, FileNotFoundError):
+            return tries < _MISSING_TRIES
+        return _transient(error)
+
+    def _system(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system and the path in it. S3's own retries are off: they know of no deadline."""
+        options = dict(self.options)
+        if url.startswith(("s3://", "s3a://")):
+            options["config_kwargs"] = {"retries": {"total_max_attempts": 1}} | options.get("config_kwargs", {})
+        try:
+            system, path = fsspec.core.url_to_fs(url, **options)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            raise InputError(f"{url}: {_reason(error)}; expected a URL and options that fsspec knows") from error
+        if "s3" in system.protocol:
+            system.retries = 1
+        return system, str(path)
 
 
-def open_parquet(url: str, options: Options, **settings: Any) -> pq.ParquetFile:
-    """Open a file and read its footer.
-
-    Args:
-        url: fsspec URL or local path.
-        options: of the file system, as fsspec takes them.
-        **settings: of `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        InputError: missing, truncated or no Parquet file.
-    """
-    with readable(url):
-        system, path = fsspec.core.url_to_fs(url, **options)
-        if isinstance(system, LocalFileSystem):
-            return pq.ParquetFile(path, **settings)
-        # Arrow merges the ranges it needs (pre_buffer); a read-ahead cache below it would fetch bytes nobody reads.
-        return pq.ParquetFile(system.open(path, "rb", cache_type="none"), pre_buffer=True, **settings)
+def stamp(info: Info) -> str:
+    """What changes when a file does: the store's ETag, or time of change and inode; empty when it tells neither."""
+    found = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    return f"{found} {info['ino']}" if "ino" in info else found
 
 
-def find(pattern: str, options: Options) -> list[tuple[str, dict[str, Any]]]:
-    """Files behind a URL, a glob, or a directory (every `*.parquet` below it), sorted by path.
-
-    Returns:
-        (URL, what the file system knows of the file), hidden files (`_*`, `.*`) left out of globs and directories.
-    """
-    system, path = fsspec.core.url_to_fs(pattern, **options)
+def _find(system: fsspec.AbstractFileSystem, path: str) -> list[tuple[str, Info]]:
     system.invalidate_cache()  # a listing from before would hide new files
     if "*" in path or "?" in path or "[" in path:
         found = system.glob(path, detail=True)
@@ -72,3 +184,33 @@ def find(pattern: str, options: Options) -> list[tuple[str, dict[str, Any]]]:
 
 def _hidden(path: str) -> bool:
     return path.rsplit("/", 1)[-1].startswith(("_", "."))
+
+
+def _transient(error: Exception) -> bool:
+    """Throttled, stalled, cut off; not refused, replaced, or read well and found damaged."""
+    if isinstance(error, PermissionError) or type(error).__name__ == "FileExpired":
+        return False
+    s3fs = sys.modules.get("s3fs.core")  # knows which of botocore's and aiohttp's errors pass
+    if isinstance(error, TimeoutError) or (s3fs and isinstance(error, s3fs.S3_RETRYABLE_ERRORS)):
+        return True
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _named(what: str, error: Exception, tries: int, spent: float) -> InputError:
+    reason = _reason(error)
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{what}: got no such file; expected a Parquet file")
+    if tries > 1 and _transient(error):
+        return InputError(
+            f"{what}: got {reason!r} after {tries} attempts in {spent:.0f} s; expected an answer within "
+            "data.retry.deadline_s"
+        )
+    arrow = isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
+    if arrow or type(error).__name__ == "FlexibleChecksumError":  # botocore compared S3's checksum of the object
+        return DamageError(f"{what}: got {reason!r}; expected an undamaged Parquet file")
+    return InputError(f"{what}: got {reason!r}; expected a readable file")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return lines[0].strip() or type(error).__name__

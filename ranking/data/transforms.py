@@ -51,7 +51,8 @@ class Transforms:
     Attributes:
         features: what the fit depended on, for every feature by name; `load` compares it with the schema.
         statistics: of every dense feature by name.
-        boundaries: ascending bucket boundaries of every bucketised feature by name.
+        boundaries: ascending boundaries by feature name: of the buckets of every bucketised one, of the pieces of every
+            piecewise one.
         vocabularies: keys by table name, most frequent first: key i owns table row i + 1.
     """
 
@@ -62,7 +63,7 @@ class Transforms:
 
     @classmethod
     def fit(cls, schema: Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> Transforms:
-        """Fit in one pass over `batches`, holding the vocabularies and one bounded sample a bucketised feature.
+        """Fit in one pass over `batches`, holding the vocabularies and a bounded sample of what needs quantiles.
 
         Raises:
             InputError: a column is missing, of a wrong type, infinite, or mixes integers and strings in one table.
@@ -118,8 +119,8 @@ class Transforms:
             file.write(json.dumps(content.model_dump(), indent=2).encode())
 
     @classmethod
-    def load(cls, directory: str, schema: Schema) -> Transforms:
-        """Read what `save` wrote and check that it fits `schema`.
+    def load(cls, directory: str, schema: Schema | None = None) -> Transforms:
+        """Read what `save` wrote and check that it fits `schema`, where one is given.
 
         Raises:
             InputError: a file is missing or damaged, or a feature was not fitted, or was with other settings.
@@ -133,7 +134,8 @@ class Transforms:
                 f"{root}: fingerprint {transforms.fingerprint[:12]}; expected {content.fingerprint[:12]}, "
                 "as transforms.json says: its files are damaged or of different fits"
             )
-        transforms.check(schema)
+        if schema is not None:
+            transforms.check(schema)
         return transforms
 
     def check(self, schema: Schema) -> None:
@@ -173,6 +175,7 @@ class _Fit:
         self.rows = 0
         self.moments = {f.name: Moments() for f in schema.dense}
         self.samples = {f.name: Sample() for f in schema.categorical if isinstance(f.encoding, Bucketised)}
+        self.samples |= {f.name: Sample() for f in self._piecewise()}
         self.counts = {f.table_name: ValueCounts() for f in schema.categorical if isinstance(f.encoding, Vocabulary)}
 
     def add(self, table: pa.Table) -> None:
@@ -180,7 +183,10 @@ class _Fit:
         block = Block(table, np.arange(self.rows, self.rows + table.num_rows))
         self.rows += table.num_rows
         for dense in self.schema.dense:
-            self.moments[dense.name].add(compress(dense, block.column(dense.source).finite()))
+            numbers = compress(dense, block.column(dense.source).finite())
+            self.moments[dense.name].add(numbers)
+            if dense.name in self.samples:
+                self.samples[dense.name].add(numbers[~np.isnan(numbers)])
         for feature in self.schema.categorical:
             match feature.encoding:
                 case Vocabulary():
@@ -194,12 +200,16 @@ class _Fit:
         return Transforms(
             features={f.name: _settings(f) for f in self.schema.features},
             statistics={name: _statistics(moments) for name, moments in self.moments.items()},
-            boundaries={f.name: self._boundaries(f.name, e) for f, e in self._with(Bucketised)},
+            boundaries={f.name: self._boundaries(f.name, e) for f, e in self._with(Bucketised)}
+            | {f.name: _ends(self.samples[f.name].values, f.pieces) for f in self._piecewise()},
             vocabularies={table: self._keys(table) for table in self.counts},
         )
 
     def _with(self, kind: type[_Value]) -> Iterator[tuple[CategoricalFeature, _Value]]:
         yield from ((f, f.encoding) for f in self.schema.categorical if isinstance(f.encoding, kind))
+
+    def _piecewise(self) -> Iterator[DenseFeature]:
+        yield from (f for f in self.schema.dense if f.scale == "piecewise")
 
     def _boundaries(self, name: str, encoding: Bucketised) -> tuple[float, ...]:
         if encoding.boundaries:
@@ -220,6 +230,18 @@ def compress(feature: DenseFeature, values: Float64) -> Float64:
     return np.copysign(np.log1p(np.abs(values)), values) if feature.log1p else values
 
 
+def _ends(values: Float64, pieces: int) -> tuple[float, ...]:
+    """Where pieces end, at most `pieces` + 1: at values frequent enough to fill a piece, else at the others' quantiles.
+
+    Without the first rule a column that is mostly 0 would have one piece.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    frequent = distinct[counts * pieces >= values.size]
+    others = values[~np.isin(values, frequent)]
+    quantiles = np.quantile(others, np.linspace(0, 1, pieces + 1 - frequent.size)) if others.size else others
+    return tuple(np.union1d(frequent, quantiles).tolist())
+
+
 def _statistics(moments: Moments) -> Statistics:
     if not moments.count:
         return Statistics(count=0, minimum=0.0, maximum=0.0, mean=0.0, std=0.0)
@@ -235,7 +257,8 @@ def _values(block: Block, feature: CategoricalFeature) -> Column:
 def _settings(feature: DenseFeature | CategoricalFeature) -> dict[str, Any]:
     """The part of the schema that the fit of `feature` depends on."""
     if isinstance(feature, DenseFeature):
-        return {"column": feature.source, "log1p": feature.log1p}
+        pieces = {"pieces": feature.pieces} if feature.scale == "piecewise" else {}
+        return {"column": feature.source, "log1p": feature.log1p, **pieces}
     encoding = feature.encoding.model_dump(mode="json")
     return {"column": feature.source, "multi_hot": feature.multi_hot, "table": feature.table_name, "encoding": encoding}
 
@@ -249,7 +272,7 @@ def _read(fs: fsspec.AbstractFileSystem, path: str) -> _File:
         return _File.model_validate(json.loads(fs.cat_file(path)))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the transforms that `prepare` fits") from None
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValidationError, ValueError, OSError) as error:
         text = "; ".join(str(error).splitlines()[:3])
         raise InputError(f"{path}: {text}; expected the transforms that `prepare` fits") from None
 

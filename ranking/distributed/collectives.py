@@ -22,6 +22,13 @@ def sum_across(values: Tensor, world: World) -> Tensor:
     return values
 
 
+def sum_in_place(values: Tensor) -> Tensor:
+    """Element-wise sum over ranks, in place, of a tensor where the ranks compute; the host does not wait for it."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 def start_sum(values: Tensor, world: World) -> Callable[[], Tensor]:
     """As `sum_across`, but begun only; calling what it returns waits for the sum."""
     work = None if world.control is None else dist.all_reduce(values, group=world.control, async_op=True)

@@ -130,8 +130,8 @@ def _constraints(schema: Schema, table: str, world: World, config: ShardingConfi
     wanted, device = schema.table(table).sharding, world.device.type
     if device == "cpu" and wanted in _CUDA_ONLY:
         raise told(
-            f"schema.tables.{table}.sharding: got {wanted!r} on cpu; expected auto, table_wise, column_wise "
-            "or data_parallel (the others need CUDA)",
+            f"schema.tables.{table}.sharding: got {wanted!r} on cpu; expected auto, table_wise, column_wise, "
+            "table_column_wise or data_parallel (the others need CUDA)",
             world,
         )
     features = [f for f in schema.categorical if f.table_name == table]

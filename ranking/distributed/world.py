@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
 
 import torch
 import torch.distributed as dist
 
-from ranking.errors import InputError
+from ranking.distributed.fbgemm import check_fbgemm
+from ranking.distributed.meeting import meet
+from ranking.distributed.process import die_with_parent
+from ranking.distributed.pulse import Pulse
+from ranking.errors import InputError, ToldError
+
+_REACH = timedelta(seconds=20)  # an agent's store is there before its workers, or the agent has died meanwhile
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,16 @@ class World:
         size: W, the number of processes.
         device: where this rank computes.
         control: gloo group for small collectives on host memory; None in a world of one.
+        store: keys and values that all ranks of this attempt share; clone it for use in another thread.
+        pulse: where this rank stands.
     """
 
     rank: int
     size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    store: dist.Store = field(default_factory=dist.HashStore, compare=False)
+    pulse: Pulse = field(default_factory=Pulse, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -51,31 +61,36 @@ def join(device: str, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Wo
     Raises:
         InputError: CUDA or the matching FBGEMM build is missing, or the rendezvous port is taken.
     """
-    check_fbgemm(device)
+    if _launched():
+        die_with_parent()  # a worker whose agent is gone would train on, unseen
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device("cpu")
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise InputError("device: got 'cuda', but torch sees no CUDA device; expected device: cpu on this machine")
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
-    _init(device, rank, size, timeout)
+    place = _place(device)
+    store = _init(device, rank, size, timeout)
     try:
-        yield World(rank, size, place, dist.new_group(backend="gloo", timeout=timeout) if size > 1 else None)
+        control = dist.new_group(backend="gloo", timeout=timeout) if size > 1 else None
+        yield World(rank, size, place, control, store)
     finally:
         dist.destroy_process_group()
 
 
-def check_fbgemm(device: str) -> None:
-    """Refuse an FBGEMM build that does not fit the device, and name the package that does."""
-    import fbgemm_gpu
+def speaks() -> bool:
+    """Whether this process reports for its host what all its ranks find out alike, such as a wrong configuration."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
-    variant, wanted = str(fbgemm_gpu.__variant__), "cpu" if device == "cpu" else "cuda"
-    if variant != wanted:
-        package = "fbgemm-gpu-cpu (requirements/cpu.txt)" if wanted == "cpu" else "fbgemm-gpu (requirements/gpu.txt)"
-        raise InputError(
-            f"device: got {device!r} with fbgemm_gpu {fbgemm_gpu.__version__} built for {variant!r}; install {package}"
-        )
+
+def own_rank() -> int:
+    """This process's number among all, before it has joined them; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def keep_mlflow_from_logging() -> None:
+    """Leave MLflow's log lines to our own handler: it installs one of its own when it is imported after this."""
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+
+
+def built_from() -> str:
+    """Revision of the code that an image was built from, as its Dockerfile says; "" elsewhere."""
+    return os.environ.get("SOURCE_REVISION", "")
 
 
 def versions() -> dict[str, str]:
@@ -90,16 +105,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _init(device: str, rank: int, size: int, timeout: timedelta) -> None:
-    backend = "nccl" if device == "cuda" else "gloo"
+def _launched() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _place(device: str) -> torch.device:
+    """This rank's device, if the machine has what it takes; where not, one rank of a host says it."""
+    try:
+        check_fbgemm(device)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device: got 'cuda', but torch sees no CUDA device; expected device: cpu on this machine")
+    except InputError as error:
+        raise error if speaks() else ToldError(str(error)) from None
+    if device == "cpu":
+        return torch.device("cpu")
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(place)
+    return place
+
+
+def _init(device: str, rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """Start the process group; the store it met on."""
     if "MASTER_PORT" not in os.environ and size > 1:
         raise InputError(f"MASTER_PORT: missing in a world of {size}; expected what torchrun sets")
-    if "MASTER_PORT" not in os.environ:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-        return
+    backend = "nccl" if device == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
+        store = meet(_store(rank, timeout), rank, size, timeout) if "MASTER_PORT" in os.environ else dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except dist.DistNetworkError as error:
         address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise InputError(f"MASTER_PORT: cannot use {address} ({reason}); expected a free, reachable port") from None
+    return store
+
+
+def _store(rank: int, timeout: timedelta) -> dist.Store:
+    """The agent's store, or one of rank 0's."""
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank == 0 and not agents,
+        timeout=min(timeout, _REACH) if agents else timeout,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    store.set_timeout(timeout)
+    return store

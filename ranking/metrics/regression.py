@@ -30,9 +30,7 @@ def r2(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     return _finite(1 - error / float(np.var(label)))
 
 
-def r2_interval(
-    predictions: npt.ArrayLike, labels: npt.ArrayLike, level: float = 0.95
-) -> tuple[float, float] | None:
+def r2_interval(predictions: npt.ArrayLike, labels: npt.ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
     """Confidence interval of `r2` over rows taken as independent (delta method of the ratio SSE / SST).
 
     Args:

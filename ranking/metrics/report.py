@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from ranking.metrics.auc import Bools, roc_auc
 from ranking.metrics.calibration import calibration_ratio, ece, log_loss, normalised_entropy
+from ranking.metrics.gating import MixtureHealth
 from ranking.metrics.grouped import gauc
 from ranking.metrics.regression import mae, mse, r2, r2_interval, rmse
 from ranking.metrics.significance import delong
@@ -126,14 +127,23 @@ class TaskReport(Frozen):
 
 
 class EvaluationReport(Frozen):
-    """All tasks at one step."""
+    """All tasks at one step, and every mixture of experts by the name of its module."""
 
     step: int
     tasks: dict[str, TaskReport]
+    experts: dict[str, MixtureHealth] = Field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Flat for a tracker: `click/auc` in the sample space, `click/entire_space/auc`; undefined left out."""
-        return {
+        """Flat for a tracker; undefined ones are left out.
+
+        Such as `click/auc` in the sample space, `click/entire_space/auc`, `experts/<module>/click/entropy`.
+        """
+        experts = {
+            f"experts/{module}/{name}": value
+            for module, health in self.experts.items()
+            for name, value in health.metrics().items()
+        }
+        return experts | {
             f"{task}/{prefix}{name}": value
             for task, report in self.tasks.items()
             for prefix, space in (("", report.sample_space), ("entire_space/", report.entire_space))

@@ -98,6 +98,40 @@ def paired_delong(
     return Difference(value, max(value - reach, -1.0), min(value + reach, 1.0), p_value)
 
 
+def paired_r2(
+    predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike, level: float = 0.95
+) -> Difference | None:
+    """R^2 of model B less that of model A on the same rows, by the delta method of the ratio (SSE_a - SSE_b) / SST.
+
+    Args:
+        predictions_a: `[N]`, of the model compared with.
+        predictions_b: `[N]`, of the model under test.
+        labels: `[N]`.
+        level: coverage asked of the interval, in (0, 1).
+
+    Returns:
+        The difference, its interval and p-value. None with fewer than two rows, a constant label, a value that is not
+        finite, or a difference whose estimated variance is zero.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    quantile = _quantile(level)
+    first, second, label = (np.asarray(column, np.float64) for column in (predictions_a, predictions_b, labels))
+    if label.ndim != 1 or not first.shape == second.shape == label.shape:
+        raise ValueError(f"predictions and labels must be [N]; got {first.shape}, {second.shape} and {label.shape}")
+    finite = np.isfinite(first) & np.isfinite(second) & np.isfinite(label)
+    if label.size < 2 or not finite.all() or np.ptp(label) == 0:
+        return None
+    gains, spread = np.square(first - label) - np.square(second - label), np.square(label - label.mean())
+    value = float(gains.mean() / spread.mean())
+    error = float(np.std(gains - value * spread, ddof=1) / spread.mean()) / math.sqrt(label.size)
+    if error == 0:
+        return None if gains.any() else Difference(0.0, 0.0, 0.0, 1.0)
+    reach = quantile * error
+    return Difference(value, value - reach, value + reach, math.erfc(abs(value) / error / math.sqrt(2)))
+
+
 def paired_bootstrap(
     statistic: Callable[..., float | None],
     scores_a: npt.ArrayLike,

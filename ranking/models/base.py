@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from ranking.nn.gates import Gates, take_imbalance
 from ranking.schema import Frozen, Task
 
+Width = Annotated[int, Field(ge=1)]
+"""Outputs of a layer."""
+
 
 class ArchitectureConfig(Frozen):
     """What every architecture's YAML section has in common."""
 
     type: str
-    bottom: tuple[int, ...] = Field((256, 128), description="Widths of the shared-bottom stack, lowest layer first.")
-    tower: tuple[int, ...] = Field((64,), description="Hidden widths of every task's tower.")
+    bottom: tuple[Width, ...] = Field((256, 128), description="Widths of the shared-bottom stack, lowest layer first.")
+    tower: tuple[Width, ...] = Field((64,), description="Hidden widths of every task's tower.")
     dropout: float = Field(0.0, ge=0, lt=1)
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embedding vectors.")
+    cross_layers: int = Field(0, ge=0, description="Layers of feature crossing below the architecture, as DCN-V2's.")
+    cross_rank: int = Field(32, ge=1, description="Rank of a cross layer's weights.")
 
 
 class Architecture(nn.Module):
@@ -72,9 +77,23 @@ class Architecture(nn.Module):
         """
         return take_imbalance(self) if self._balances else None
 
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The last layer that several tasks share, where their gradients meet.
+
+        Returns:
+            Its parameters, each with the part of its first axis that is shared; none where the tasks share embeddings
+            at most.
+        """
+        return ()
+
     @cached_property
     def _balances(self) -> bool:
         return any(isinstance(part, Gates) and part.balance > 0 for part in self.modules())
+
+
+def last_of(layers: nn.ModuleList) -> tuple[tuple[nn.Parameter, slice], ...]:
+    """All parameters of the last of some layers that are shared as a whole; none where there is no layer."""
+    return tuple((parameter, slice(None)) for layer in layers[-1:] for parameter in layer.parameters())
 
 
 def predictions(logits: Tensor, tasks: tuple[Task, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ranking.errors import InputError
-from ranking.models.base import Architecture, ArchitectureConfig
+from ranking.models.base import Architecture, ArchitectureConfig, last_of
 from ranking.models.gated import GatedConfig
 from ranking.nn.experts import GroupedMLP
 from ranking.nn.mixture import ExtractionLevel, visible
@@ -77,6 +77,12 @@ class CGC(Architecture):
             hidden = level(hidden)
         logits: Tensor = self.towers(hidden)
         return logits
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The output layer of the shared experts on the last level."""
+        top: ExtractionLevel = self.levels[-1]  # type: ignore[assignment]  # as built
+        part = slice(-self.config.shared_experts, None)
+        return tuple((parameter, part) for parameter, _ in last_of(top.experts.layers))
 
     def _level(self, inputs: int, outputs: int, last: bool) -> ExtractionLevel:
         config, counts = self.config, self.config.counts(self.tasks)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from ranking.models.base import Architecture, ArchitectureConfig
+from ranking.models.base import Architecture, ArchitectureConfig, Width, last_of
 from ranking.nn.stitching import StitchedMLP
 from ranking.nn.towers import Towers
 from ranking.schema import Task
@@ -17,7 +17,7 @@ class CrossStitchConfig(ArchitectureConfig):
     """A bottom and a tower of its own for every task, over shared embeddings, stitched between layers."""
 
     type: Literal["cross_stitch"] = "cross_stitch"
-    bottom: tuple[int, ...] = Field((256, 128), min_length=1)
+    bottom: tuple[Width, ...] = Field((256, 128), min_length=1)
     stitch_after: tuple[int, ...] | None = Field(
         None, description="Numbers of the `bottom` layers, the lowest is 1, that a unit follows; left out: all."
     )
@@ -53,3 +53,7 @@ class CrossStitchNetwork(Architecture):
         """`[B, D]` to `[B, T]`."""
         logits: Tensor = self.towers(self.bottoms(x))
         return logits
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The layers of all networks below the last cross-stitch unit."""
+        return last_of(self.bottoms.layers[: max(self.config.stitched, default=0)])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking.errors import InputError
-from ranking.models.base import Architecture, ArchitectureConfig
+from ranking.models.base import Architecture, ArchitectureConfig, Width, last_of
 from ranking.nn.mlp import MLP
 from ranking.schema import Name, Task
 
@@ -29,9 +29,9 @@ class ESMMConfig(ArchitectureConfig):
     """
 
     type: Literal["esmm"] = "esmm"
-    bottom: tuple[int, ...] = Field((), description="Widths of layers all towers share; none in the paper.")
-    tower: tuple[int, ...] = Field((128, 64), description="Hidden widths of the towers that `towers` does not name.")
-    towers: dict[Name, tuple[int, ...]] = Field({}, description="Hidden widths of a task's own tower, by name.")
+    bottom: tuple[Width, ...] = Field((), description="Widths of layers all towers share; none in the paper.")
+    tower: tuple[Width, ...] = Field((128, 64), description="Hidden widths of the towers that `towers` does not name.")
+    towers: dict[Name, tuple[Width, ...]] = Field({}, description="Hidden widths of a task's own tower, by name.")
     click: Name = Field("click", description="The click's task; every other task is a conversion.")
 
 
@@ -82,6 +82,10 @@ class ESMM(Architecture):
         """
         log_p = functional.logsigmoid(logits)
         return torch.exp(log_p - log_p[:, self.click : self.click + 1])
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The bottom's top layer."""
+        return last_of(self.bottom.layers)
 
     def _tower(self, widths: tuple[int, ...]) -> nn.Module:
         hidden = MLP(self.bottom.outputs, widths, self.config.dropout)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ranking.models.base import Architecture, ArchitectureConfig
+from ranking.models.base import Architecture, ArchitectureConfig, last_of
 from ranking.models.gated import GatedConfig
 from ranking.nn.experts import GroupedMLP
 from ranking.nn.gates import mix
@@ -76,6 +76,10 @@ class MMoE(Architecture):
         mixed = mix(self.gates(self._gate_input(x, hidden)), self.experts(hidden))
         logits: Tensor = self.towers(mixed if len(mixed) > 1 else mixed[0])
         return logits
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The output layer of the experts below the towers."""
+        return last_of(self.experts.layers)
 
     def _layer(self, inputs: int, outputs: int) -> MoELayer:
         return MoELayer(self._experts(inputs, outputs), self.config.gates(self._read(inputs), 1, self.config.experts))

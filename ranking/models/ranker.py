@@ -1,4 +1,4 @@
-"""The whole network: embeddings, dense features, architecture."""
+"""The whole network: embeddings, dense features, their crosses, architecture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.models.base import Architecture
+from ranking.nn.cross import CrossNetwork
 
 
 class RankingModel(nn.Module):
@@ -28,7 +29,9 @@ class RankingModel(nn.Module):
         self.architecture = architecture
         # Not read off a tensor in forward: TorchRec's pipeline traces that with stand-ins, which have no shape.
         self.copies = len(architecture.prefixes(architecture.config, architecture.tasks))
-        self.dropout = nn.Dropout(architecture.config.embedding_dropout)
+        config = architecture.config
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.cross = CrossNetwork(self.copies, architecture.width, config.cross_layers, config.cross_rank)
 
     def forward(self, sparse: Any, dense: Tensor) -> Tensor:
         """Logits of every task.
@@ -42,5 +45,6 @@ class RankingModel(nn.Module):
         """
         vectors = self.embeddings(sparse)
         x = torch.cat([self.dropout(vectors), dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
+        x = self.cross(x)
         logits: Tensor = self.architecture(x if self.copies > 1 else x.squeeze(1))
         return logits

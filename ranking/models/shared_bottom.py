@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ranking.models.base import Architecture, ArchitectureConfig
+from ranking.models.base import Architecture, ArchitectureConfig, last_of
 from ranking.nn.mlp import MLP
 from ranking.nn.towers import Towers
 from ranking.schema import Task
@@ -33,3 +33,7 @@ class SharedBottom(Architecture):
         """`[B, D]` to `[B, T]`."""
         logits: Tensor = self.towers(self.bottom(x))
         return logits
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The bottom's top layer."""
+        return last_of(self.bottom.layers)

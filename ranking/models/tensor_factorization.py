@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from ranking.models.base import Architecture, ArchitectureConfig
-from ranking.nn.tensor_factors import TuckerMLP
+from ranking.models.base import Architecture, ArchitectureConfig, Width
+from ranking.nn.tensor_factors import TuckerLinear, TuckerMLP
 from ranking.nn.towers import Towers
 from ranking.schema import Task
 
@@ -19,7 +19,7 @@ class TensorFactorizationConfig(ArchitectureConfig):
     """A bottom for every task, of factorised layers, and a tower of its own, over shared embeddings."""
 
     type: Literal["tensor_factorization"] = "tensor_factorization"
-    bottom: tuple[int, ...] = Field((256, 128), min_length=1)
+    bottom: tuple[Width, ...] = Field((256, 128), min_length=1)
     ranks: tuple[Rank, Rank, Rank] = Field(
         (32, 32, 2), description="r1, r2, r3: of inputs, outputs and tasks; cut to a layer's own dimensions."
     )
@@ -40,3 +40,8 @@ class TensorFactorization(Architecture):
         """`[B, D]` to `[B, T]`."""
         logits: Tensor = self.towers(self.bottoms(x))
         return logits
+
+    def shared_layer(self) -> tuple[tuple[nn.Parameter, slice], ...]:
+        """The factors of the top layer, but for the tasks' own."""
+        top: TuckerLinear = self.bottoms.layers[-1]  # type: ignore[assignment]  # as built
+        return tuple((factor, slice(None)) for factor in (top.core, top.input_factor, top.output_factor))

@@ -6,6 +6,7 @@ import functools
 import operator
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 from pydantic import Field
 
 from ranking.models.base import Architecture, ArchitectureConfig
@@ -49,6 +50,12 @@ def build(config: ArchitectureConfig, width: int, tasks: tuple[Task, ...]) -> Ar
 def check(config: ArchitectureConfig, tasks: tuple[Task, ...]) -> None:
     """Raise InputError where a `model` section does not fit the tasks, before anything is built."""
     ZOO[config.type].check(config, tasks)
+
+
+def shares(config: ArchitectureConfig, tasks: tuple[Task, ...]) -> bool:
+    """Whether the tasks of that architecture share a layer, see `Architecture.shared_layer`."""
+    with torch.device("meta"):
+        return bool(build(config, 1, tasks).shared_layer())
 
 
 def prefixes(config: ArchitectureConfig, tasks: tuple[Task, ...]) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ranking.objective.weighting import StaticConfig, WeightingConfig, build_weighting
+from ranking.objective.static import StaticConfig
+from ranking.objective.weighting import WeightingConfig, build_weighting
 from ranking.schema import Frozen, Task
 
 
@@ -94,8 +95,10 @@ class Objective(nn.Module):
             Scalar.
         """
         loss = torch.dot(self.world_size * self.weighting(epoch, step), shares)
-        present = torch.ones_like(shares) if counts is None else counts > 0
+        present = torch.ones_like(shares, dtype=torch.bool) if counts is None else counts > 0
         own = self.weighting.penalty(epoch, step, present)
+        if self.training and shares.requires_grad:
+            self.weighting.balance(shares, present, step)
         return sum((term for term in (penalty, own) if term is not None), loss)
 
     def _loss(self, loss: str, logits: Tensor, labels: Tensor) -> Tensor:

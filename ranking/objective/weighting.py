@@ -13,34 +13,25 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ranking.schema import Frozen, Task
+from ranking.objective.gradnorm import GradNormConfig, GradNormWeighting
+from ranking.objective.static import StaticConfig, StaticWeighting, WeighingConfig
+from ranking.schema import Task
 
 
-class _Config(Frozen):
-    type: str
-    interval: int = Field(0, ge=0, description="Steps of one t of the schedules; 0: t is the epoch.")
-
-
-class StaticConfig(_Config):
-    """The tasks' weights and their schedule w_k0 * gamma_k^t [PLE, section 4.4]."""
-
-    type: Literal["static"] = "static"
-
-
-class UncertaintyConfig(_Config):
+class UncertaintyConfig(WeighingConfig):
     """Weights 1 / sigma_k^2 of learned noise levels [Kendall et al., CVPR 2018], times the static ones."""
 
     type: Literal["uncertainty"] = "uncertainty"
 
 
-class DWAConfig(_Config):
+class DWAConfig(WeighingConfig):
     """Weights by how slowly a loss falls from one t to the next [Liu et al., CVPR 2019], times the static ones."""
 
     type: Literal["dwa"] = "dwa"
     temperature: float = Field(2.0, gt=0, description="Larger: more even weights.")
 
 
-class DTPConfig(_Config):
+class DTPConfig(WeighingConfig):
     """Focal weights by how hard a task still is [Guo et al., ECCV 2018], times the static ones."""
 
     type: Literal["dtp"] = "dtp"
@@ -48,57 +39,9 @@ class DTPConfig(_Config):
     smoothing: float = Field(0.1, gt=0, le=1, description="Share of the newest window in the moving average.")
 
 
-WeightingConfig = Annotated[StaticConfig | UncertaintyConfig | DWAConfig | DTPConfig, Field(discriminator="type")]
-
-
-class StaticWeighting(nn.Module):
-    """w_k = w_k0 * gamma_k^t with w_k0 and gamma_k from the tasks; gamma = 1 keeps a weight constant."""
-
-    base: Tensor
-    ratio: Tensor
-
-    def __init__(self, config: _Config, tasks: tuple[Task, ...]) -> None:
-        """Read the tasks' weights."""
-        super().__init__()
-        self.interval = config.interval
-        self.register_buffer("base", torch.tensor([task.weight for task in tasks]), persistent=False)
-        self.register_buffer("ratio", torch.tensor([task.gamma for task in tasks]), persistent=False)
-
-    def time(self, epoch: int, step: int) -> int:
-        """The t of the schedules."""
-        return step // self.interval if self.interval else epoch
-
-    def forward(self, epoch: int, step: int) -> Tensor:
-        """Weights at a position of the run.
-
-        Args:
-            epoch: passes over the data finished.
-            step: optimizer updates done in the whole run.
-
-        Returns:
-            `[T]`.
-        """
-        return self.base * self.ratio ** self.time(epoch, step)
-
-    def penalty(self, epoch: int, step: int, present: Tensor) -> Tensor | None:
-        """What the weights themselves add to the loss, the same on every rank; None where they add nothing.
-
-        Args:
-            epoch: position, as in `forward`.
-            step: position, as in `forward`.
-            present: `[T]` bool, whether a task has an example in the global batch.
-        """
-        return None
-
-    def observe(self, losses: Tensor, steps: int, epoch: int, step: int) -> None:
-        """Take notice of a window of steps.
-
-        Args:
-            losses: `[T]` mean over the window of the global L_k; 0 where a task had no example.
-            steps: length of the window.
-            epoch: position of its last step.
-            step: position of its last step.
-        """
+WeightingConfig = Annotated[
+    StaticConfig | UncertaintyConfig | DWAConfig | DTPConfig | GradNormConfig, Field(discriminator="type")
+]
 
 
 class UncertaintyWeighting(StaticWeighting):
@@ -203,9 +146,10 @@ _WEIGHTINGS: dict[str, type[StaticWeighting]] = {
     "uncertainty": UncertaintyWeighting,
     "dwa": DWAWeighting,
     "dtp": DTPWeighting,
+    "gradnorm": GradNormWeighting,
 }
 
 
-def build_weighting(config: _Config, tasks: tuple[Task, ...]) -> StaticWeighting:
+def build_weighting(config: WeighingConfig, tasks: tuple[Task, ...]) -> StaticWeighting:
     """The weighting an `objective.weighting` section describes."""
     return _WEIGHTINGS[config.type](config, tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mlflow.artifacts
 import mlflow.pyfunc
@@ -14,6 +15,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
 
 import ranking
@@ -86,7 +88,12 @@ def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
 
 
 def fetch(model_uri: str) -> Ranker:
-    """The artefact inside a logged or registered model, with none of the model's code run.
+    """The artefact inside a logged or registered model, with none of the model's code run; see `download`."""
+    return Ranker.load(download(model_uri))
+
+
+def download(model_uri: str) -> Path:
+    """Directory of the artefact inside a logged or registered model, not opened yet.
 
     Args:
         model_uri: such as `models:/ranker@champion` or `models:/<model id>`, on the current tracking URI.
@@ -95,13 +102,14 @@ def fetch(model_uri: str) -> Ranker:
         InputError: there is no such model, or it is not one that `log_model` logged.
     """
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    except MlflowException as error:
-        raise InputError(f"{model_uri}: {str(error).splitlines()[0]}") from None
-    found = list(folder.glob("artifacts/*/model.json"))
+        repository: Any = get_artifact_repository(model_uri)  # MLflow does not type it
+        found = list(Path(repository.download_artifacts("artifacts")).glob("*/model.json"))  # and none of the code
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{model_uri}: {reason}; expected a model that training logged") from None
     if len(found) != 1:
         raise InputError(f"{model_uri}: got {len(found)} serving artefacts inside; expected one, as training logs")
-    return Ranker.load(found[0].parent)
+    return found[0].parent
 
 
 def requirements() -> list[str]:

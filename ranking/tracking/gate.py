@@ -6,8 +6,8 @@ Undefined is failure: a metric that cannot be computed never lets a model pass.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +27,11 @@ from ranking.metrics import (
 )
 from ranking.metrics.auc import Floats
 from ranking.schema import Frozen
+from ranking.tracking.budgets import LatencyConfig, ShadowConfig
+from ranking.tracking.slices import Slice, SliceConfig, judge_slices
+from ranking.tracking.verdict import Check, Verdict
+
+SliceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 _METRICS: dict[Kind, str] = {"binary": "auc", "regression": "r2"}
 _FLOORS: dict[Kind, float] = {"binary": 0.5, "regression": 0.0}  # no better than chance, than the mean label
@@ -62,6 +67,19 @@ class GateConfig(Frozen):
     )
     min_positives: int = Field(10, ge=2, description="Rows of either class below which a metric is undefined.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind the interval of R^2.")
+    dropped: Literal["report", "refuse"] = Field(
+        "report",
+        description="A task that the champion has and the challenger has not: said in the report, or a failure.",
+    )
+    slices: dict[SliceName, SliceConfig] = Field(
+        {}, description="Parts of the rows in which no task may fall, by name; judged against the champion only."
+    )
+    latency: LatencyConfig = LatencyConfig()
+    shadow: ShadowConfig = ShadowConfig()
+    max_artefact_mib: float | None = Field(None, gt=0, description="Bound of the packaged model's size, in MiB.")
+    approval: Literal["automatic", "required"] = Field(
+        "automatic", description="required: a challenger that passes becomes `candidate` and waits for a person."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -74,110 +92,54 @@ class GateConfig(Frozen):
         return self
 
 
-class Check(NamedTuple):
-    """One guard.
-
-    Attributes:
-        name: `auc` or `r2` against a floor, `auc_change` or `r2_change` against the champion, `calibration`, `ece`,
-            `improvement`; or `rows`, `task`, `scores`, `support` for what cannot be judged.
-        task: the task, "" for the model as a whole.
-        passed: whether it holds.
-        bound: what is required, as text.
-        value: measured; None where it is undefined.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        note: what else there is to say where it does not hold.
-    """
-
-    name: str
-    task: str
-    passed: bool
-    bound: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
-
-    @property
-    def measured(self) -> str:
-        """Value and interval as text; "undefined" without a value."""
-        if self.value is None:
-            return "undefined"
-        sign = "+" if self.name.endswith("_change") or self.name == "improvement" else ""
-        interval = "" if self.low is None else f" [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
-        return f"{self.value:{sign}.4f}{interval}"
-
-    @property
-    def reason(self) -> str:
-        """Why it does not hold, in one line; "" where it does."""
-        if self.passed:
-            return ""
-        task, note = f"{self.task}: " if self.task else "", f" ({self.note})" if self.note else ""
-        return f"{task}{self.name} {self.measured}, required {self.bound}{note}"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The checks of one comparison."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def promote(self) -> bool:
-        """Whether there are checks and all hold."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
-
-    @property
-    def reason(self) -> str:
-        """Why not, in one line."""
-        return "; ".join(check.reason for check in self.checks if not check.passed) or "every check passed"
-
-    def render(self) -> str:
-        """A table, one line a check, and the verdict under it."""
-        cells = [["check", "task", "measured", "required", ""]]
-        cells += [
-            [check.name, check.task or "-", check.measured, check.bound, "passed" if check.passed else "FAILED"]
-            for check in self.checks
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-        return "\n".join([*lines, "promote" if self.promote else f"do not promote: {self.reason}"])
-
-    def tags(self) -> dict[str, str]:
-        """For the model version: `gate.status`, `gate.reason`, and `gate.<check>.<task>` each."""
-        each = {
-            f"gate.{check.name}{'.' if check.task else ''}{check.task}": (
-                f"{'passed' if check.passed else 'failed'}: {check.measured}, required {check.bound}"
-            )
-            for check in self.checks
-        }
-        return {"gate.status": "passed" if self.promote else "failed", "gate.reason": self.reason, **each}
-
-
-def decide(challenger: Predictions, champion: Predictions | None, config: GateConfig) -> Verdict:
+def decide(
+    challenger: Predictions,
+    champion: Predictions | None,
+    config: GateConfig,
+    slices: Sequence[Slice] = (),
+    dropped: Sequence[str] = (),
+) -> Verdict:
     """Compare two models on the same rows, or hold the first model to the absolute floors.
 
-    A task that only the challenger has is held to its floor; one that only the champion has fails the gate,
-    unless `config.tasks` leaves it out.
+    They are compared in the tasks that both have. One that only the challenger has is held to its floor; one that only
+    the champion has is a note, or fails where `config` says so or names it.
 
     Args:
         challenger: its predictions on the pinned evaluation set.
         champion: predictions of the model it would replace, None where there is none.
         config: the requirements.
+        slices: parts of the rows; without a champion none is judged.
+        dropped: tasks of the champion that cannot be scored any more, for want of labels.
 
     Raises:
         InputError: `config` names a task that neither model has.
         ValueError: a binary label is neither 0 nor 1.
     """
-    known = tuple(dict.fromkeys((*challenger.names, *(champion.names if champion else ()))))
-    _refuse_unknown(config, known)
+    gone = tuple(name for name in champion.names if name not in challenger.names) if champion else ()
+    _refuse_unknown(config, (*challenger.names, *gone, *dropped))
     if champion and not np.array_equal(np.sort(challenger.rows), np.sort(champion.rows)):
         note = f"challenger scored on {len(challenger.rows)}, champion on {len(champion.rows)}"
         return Verdict((Check("rows", "", False, "the same rows", note=note),))
-    checks = [check for task in config.tasks or known for check in _judge(task, challenger, champion, config)]
+    gone = tuple(dict.fromkeys((*gone, *dropped)))
+    refused = gone if config.dropped == "refuse" else ()
+    pairs = [_pair(task, challenger, champion) for task in config.tasks or (*challenger.names, *refused)]
+    checks = [check for pair in pairs for check in _judge(pair, config)]
     if champion and config.improve != "none":
         checks.append(_improvement(checks, config))
-    return Verdict(tuple(checks))
+    fit = {check.task for check in checks if check.name.endswith("_change")}
+    both = [(pair.own, pair.old) for pair in pairs if pair.own and pair.old and pair.task in fit]
+    checks += judge_slices(both, slices, np.sort(challenger.rows), config.level)
+    return Verdict(tuple(checks), tuple(_differences(challenger, champion, gone)))
+
+
+def _differences(challenger: Predictions, champion: Predictions | None, gone: tuple[str, ...]) -> Iterator[str]:
+    """What the two models do not share, in words."""
+    if champion:
+        new = [task for task in challenger.names if task not in champion.names]
+        if new:
+            yield f"the champion does not predict {', '.join(new)}: held to the floors alone"
+        if gone:
+            yield f"the challenger does not predict {', '.join(gone)}, which the champion does"
 
 
 def _refuse_unknown(config: GateConfig, known: tuple[str, ...]) -> None:
@@ -187,13 +149,28 @@ def _refuse_unknown(config: GateConfig, known: tuple[str, ...]) -> None:
                 raise InputError(f"gate.{key}: unknown task {task!r}; expected one of {list(known)}")
 
 
-def _judge(task: str, challenger: Predictions, champion: Predictions | None, config: GateConfig) -> list[Check]:
-    """All checks of one task, or the one that says why it cannot be judged."""
+class _Pair(NamedTuple):
+    """One task of both models on the rows of its sample space, and the challenger's scores of all rows."""
+
+    task: str
+    own: Predictions | None
+    old: Predictions | None
+    everywhere: Floats
+
+
+def _pair(task: str, challenger: Predictions, champion: Predictions | None) -> _Pair:
     if task not in challenger.names:
-        return [Check("task", task, False, "a task of the challenger", note="the champion has it")]
+        return _Pair(task, None, None, np.zeros(0))
     own = _only(challenger, task)
     old = _only(champion, task) if champion and task in champion.names else None
-    everywhere = challenger.scores[:, challenger.names.index(task)]  # rows outside the space will be served too
+    return _Pair(task, own, old, challenger.scores[:, challenger.names.index(task)])
+
+
+def _judge(pair: _Pair, config: GateConfig) -> list[Check]:
+    """All checks of one task, or the one that says why it cannot be judged."""
+    task, own, old, everywhere = pair  # rows outside the space will be served too
+    if own is None:
+        return [Check("task", task, False, "a task of the challenger", note="the champion has it")]
     unfit = _unfit("challenger", everywhere, own.kinds[0]) or (old and _unfit("champion", old.scores, old.kinds[0]))
     if unfit:
         return [Check("scores", task, False, "finite, and probabilities of a binary task", note=unfit)]

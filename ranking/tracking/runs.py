@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator
 
+from ranking.distributed.world import built_from
 from ranking.errors import InputError
 from ranking.schema import Frozen
 from ranking.tracking.redact import redact, redact_text
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ranking.tracking.delivery import MlflowSink
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # RUNNING: another process goes on with it
 
 _PARAM_LENGTH = 6000  # MLflow's limits, in characters
 _KEY_LENGTH = 250
@@ -77,11 +78,21 @@ class NullRun:
     """The interface of a run, logging nothing: what every rank but 0 holds.
 
     No method blocks on the tracking server, and none raises because of it.
+
+    Attributes:
+        continued: whether an earlier process of the run directory began the run.
     """
+
+    continued = False
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; "" until the server has been reached."""
+        return ""
+
+    @property
+    def key(self) -> str:
+        """Our own id of the run, known before any server is: the tag `ranking.id` of the MLflow run."""
         return ""
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -167,6 +178,7 @@ class Run(NullRun):
         if not begun:
             Identity(uuid.uuid4().hex, _now()).save(folder)
         run = cls(config, folder, dataset)
+        run.continued = begun
         settings = resolved_config if isinstance(resolved_config, Mapping) else yaml.safe_load(resolved_config)
         if begun:
             run._spool.append({"kind": "status", "status": "RUNNING", "time": _now()})
@@ -185,6 +197,11 @@ class Run(NullRun):
     def run_id(self) -> str:
         """MLflow's id of the run; "" until the server has been reached."""
         return self._sink.identity.run_id
+
+    @property
+    def key(self) -> str:
+        """See `NullRun.key`."""
+        return self._sink.identity.id
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:  # noqa: D102
         numbers = {key: float(value) for key, value in values.items()}
@@ -278,7 +295,9 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def git_revision() -> str:
-    """Short revision of the checkout this package runs from, with "+dirty" for local changes; "" outside one."""
+    """Revision of the image, or of the checkout this package runs from: "+dirty" with local changes; "" elsewhere."""
+    if built_from():
+        return built_from()
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -7,50 +7,54 @@ is a pickle) before its bytes are known to be the ones written.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import shutil
 import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TypeVar
 
-import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from pydantic import Field
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ranking.distributed.collectives import gather, lead, share, told
 from ranking.distributed.world import World
 from ranking.errors import InputError
-from ranking.schema import Frozen
+from ranking.training.commits import (
+    CheckpointConfig,
+    Commit,
+    attempt_path,
+    collect,
+    hashes,
+    mark,
+    ranked,
+    read_commits,
+    remove,
+    set_aside,
+    sweep,
+    sync,
+    verify,
+    write,
+)
+from ranking.training.layout import Laid, LaidLoadPlanner, LaidSavePlanner, lay, outlines
 from ranking.training.state import Progress, TrainState
+from ranking.training.stored import Stored, one_line, reason
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class CheckpointConfig(Frozen):
-    """Which checkpoints stay."""
-
-    keep_last: int = Field(2, ge=2, description="Newest checkpoints kept; the last two are never collected.")
-    keep_best: int = Field(1, ge=1, description="Best checkpoints kept, by `evaluation.best`.")
+_PATIENCE = timedelta(hours=2)
+"""How long ranks wait for the slowest one's writes; a step's collectives have less."""
 
 
-class Commit(Frozen):
-    """The marker that makes a checkpoint exist.
-
-    Attributes:
-        step: updates done when it was taken.
-        attempt: name of its directory.
-        score: validation score it is ranked by, None before the first evaluation.
-        files: size in bytes and SHA-256 of every file.
-    """
-
-    step: int
-    attempt: str
-    score: float | None = None
-    files: dict[str, tuple[int, str]]
-    format: Literal[1] = 1
+class SaveError(Exception):
+    """A save that failed on some rank, as on a full disk; nothing was committed, on all ranks alike."""
 
 
 class Checkpoints:
@@ -60,11 +64,15 @@ class Checkpoints:
         directory: where they live; a file system all ranks share.
         config: the `checkpoints` section.
         world: the ranks that save together.
+        fence: called on rank 0, in whatever thread saves, right before a commit; raises InputError when this process
+            no longer owns the directory.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig, world: World) -> None:
+    def __init__(
+        self, directory: Path, config: CheckpointConfig, world: World, fence: Callable[[], None] = lambda: None
+    ) -> None:
         """Open the directory; nothing is written until `save`."""
-        self.directory, self.config, self.world = directory, config, world
+        self.directory, self.config, self.world, self.fence = directory, config, world, fence
 
     def commits(self) -> list[Commit]:
         """Every committed checkpoint, oldest first."""
@@ -73,6 +81,14 @@ class Checkpoints:
     def path(self, commit: Commit) -> Path:
         """Directory of a committed checkpoint."""
         return attempt_path(self.directory, commit)
+
+    def best(self) -> Commit | None:
+        """The committed checkpoint with the highest score; the earlier one of equals."""
+        return next(iter(ranked(self.commits())), None)
+
+    def sweep(self) -> None:
+        """Remove what killed saves left; all ranks call it, once they know that no other job writes here."""
+        lead(lambda: sweep(self.directory), self.world)
 
     def save(self, state: TrainState, score: float | None) -> Commit:
         """Write, verify and commit the state of all ranks.
@@ -85,14 +101,28 @@ class Checkpoints:
             The commit.
 
         Raises:
-            InputError: another process already committed this step.
+            InputError: another process already committed this step, or owns the directory now.
+            SaveError: a rank could not write.
         """
-        attempt = share(f"{state.progress.step:020d}-{uuid.uuid4().hex[:8]}", self.world)
-        path = self.directory / "attempts" / attempt
-        path.mkdir(parents=True, exist_ok=True)
-        tensors = state.tensors() | state.rng()
-        dcp.save(tensors, storage_writer=FileSystemWriter(path, sync_files=True), process_group=self.world.control)
-        return lead(lambda: self._publish(path, state.progress, score), self.world)
+        return self.publish(state.laid(), state.progress, score)
+
+    def publish(self, tensors: Mapping[str, Laid], progress: Progress, score: float | None) -> Commit:
+        """`save`, of a state that was laid out before; from any thread, one at a time."""
+        world = self._together
+        path = self.directory / "attempts" / share(f"{progress.step:020d}-{uuid.uuid4().hex[:8]}", world)
+        try:
+            _agree(lambda: self._begin(path) if world.leads else None, world)
+            _write(tensors, path, world)
+            parts = _agree(lambda: self._finish(path, progress), world)
+            files = {name: entry for part in parts for name, entry in part.items()}
+            commit = Commit(step=progress.step, attempt=path.name, score=score, files=files, world_size=self.world.size)
+            _agree(lambda: self._commit(commit) if world.leads else None, world)
+        except (SaveError, InputError):
+            if world.leads:
+                remove(path)
+            share(None, world)  # nobody goes on, or tries again, before it is gone
+            raise
+        return share(commit, world)
 
     def restore(self, state: TrainState) -> Progress | None:
         """Load the newest checkpoint whose bytes are intact; damaged ones are set aside, to be written again.
@@ -102,178 +132,150 @@ class Checkpoints:
 
         Returns:
             Its progress, or None where there is no checkpoint.
+
+        Raises:
+            InputError: it holds another model or optimizer.
         """
-        commit = lead(self._newest_intact, self.world)
-        return None if commit is None else self._fill(state, commit)
+        for commit in reversed(lead(self.commits, self.world)):
+            damage = self._damage(commit)
+            if damage is None:
+                return self._fill(state, commit)
+            if self.world.leads:
+                log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
+                set_aside(self.directory, commit)
+        return None
 
     def load(self, state: TrainState, commit: Commit) -> Progress:
-        """Verify a checkpoint and fill `state` from it, at any world size.
+        """Verify a checkpoint and fill `state` from it, at any world size and under any sharding plan.
 
         Raises:
             InputError: its bytes are not those committed, or it holds another model or optimizer.
         """
-        lead(lambda: _require_intact(self.directory, commit), self.world)
+        damage = self._damage(commit)
+        if damage is not None:
+            raise told(damage, self.world)
         return self._fill(state, commit)
 
-    def best(self) -> Commit | None:
-        """The committed checkpoint with the highest score; the earlier one of equals."""
-        return max((c for c in self.commits() if c.score is not None), key=lambda c: (c.score, -c.step), default=None)
+    def prepare(self) -> None:
+        """What all ranks must do together, and in their main threads, before `publish` runs in others."""
+        _ = self._together
+
+    @cached_property
+    def _together(self) -> World:
+        """The ranks over a group of their own, so that a save in the background never meets a step's collectives."""
+        return replace(self.world, control=dist.new_group(backend="gloo", timeout=_PATIENCE))
+
+    def _begin(self, path: Path) -> None:
+        (self.directory / "commits").mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True)
+
+    def _finish(self, path: Path, progress: Progress) -> dict[str, tuple[int, str]]:
+        """This rank's files, read back."""
+        names = [file.name for file in path.glob(f"__{self.world.rank}_*")]
+        if self.world.leads:
+            write(path / "progress.json", progress.model_dump_json())
+            names += [".metadata", "progress.json"]
+        return hashes(path, names)
+
+    def _commit(self, commit: Commit) -> None:
+        path = self.path(commit)
+        for folder in (path, path.parent, self.directory):
+            sync(folder)
+        self.fence()
+        mark(self.directory, commit)
+        try:
+            collect(self.directory, self.config)
+        except (InputError, OSError) as error:  # the commit stands whatever becomes of the earlier ones
+            log.warning("%s: nothing is collected: %s", self.directory, error)
+
+    def _damage(self, commit: Commit) -> str | None:
+        """What is wrong with a commit's bytes; every rank looks at a share of them."""
+        found = _agree(lambda: verify(self.directory, commit, self.world.rank, self.world.size), self._together)
+        return next((text for text in found if text), None)
 
     def _fill(self, state: TrainState, commit: Commit) -> Progress:
-        path = self.path(commit)
-        reader = FileSystemReader(path)
-        saved = reader.read_metadata().state_dict_metadata
-        tensors = state.tensors()
-        self._require_same(commit, tensors, saved)
-        rng = (
-            state.rng()
-            if all(name in saved for names in gather(list(state.rng()), self.world) for name in names)
-            else {}
-        )
-        dcp.load(tensors | rng, storage_reader=reader, process_group=self.world.control)
+        stored, views = self._opened(commit), state.model.state_dict()
+        shapes, tensors = stored.shapes, state.tensors()
+        self._require_same(commit, outlines(tensors, self.world), shapes)
+        rng = state.rng()
+        if commit.world_size != self.world.size or not rng.keys() <= shapes.keys():
+            rng = {}  # of other ranks, or of another device
+        laid = tensors | {name: lay(value) for name, value in rng.items()}
+        targets = {name: value.target(shapes[name]) for name, value in laid.items()}
+        self._read(stored, {name: target for name, (target, _) in targets.items()})
+        for _, carry in targets.values():
+            carry()
         if rng:
             state.restore_rng(rng)
-        plain = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        state.model.load_state_dict(plain)
-        return Progress.model_validate_json((path / "progress.json").read_text())
+        state.optimizers.loaded()
+        state.model.load_state_dict(views)  # in place already: TorchRec drops what it has cached
+        return Progress.model_validate_json((self.path(commit) / "progress.json").read_text())
 
-    def _newest_intact(self) -> Commit | None:
-        for commit in reversed(self.commits()):
-            damage = verify(self.directory, commit)
-            if damage is None:
-                return commit
-            log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
-            marker = self._marker(commit.step)
-            marker.rename(marker.with_suffix(".damaged"))
-        return None
+    def _opened(self, commit: Commit) -> Stored:
+        """Every rank's reader; a commit that rank 0 cannot open is nobody's."""
+        lead(lambda: bool(Stored(self.directory, commit).shapes), self.world)
+        return Stored(self.directory, commit)
 
-    def _require_same(self, commit: Commit, tensors: dict[str, Any], saved: dict[str, Any]) -> None:
-        own = {name: tuple(value.size()) for name, value in tensors.items()}
-        live = {name: size for sizes in gather(own, self.world) for name, size in sizes.items()}  # own tables' only
-        kept = {name: tuple(entry.size) for name, entry in saved.items() if not name.startswith("rng/")}
-        odd = next((name for name in sorted(live.keys() | kept) if live.get(name) != kept.get(name)), None)
-        if odd is not None:
-            found, wanted = kept.get(odd, "missing"), live.get(odd, "none")
-            message = (
-                f"checkpoint of step {commit.step}: {odd}: got shape {found}; expected {wanted}, as configured now"
-            )
-            raise told(message, self.world)
-
-    def _marker(self, step: int) -> Path:
-        return self.directory / "commits" / f"{step:020d}.json"
-
-    def _publish(self, path: Path, progress: Progress, score: float | None) -> Commit:
-        _write(path / "progress.json", progress.model_dump_json())
-        _sync(path)
-        commit = Commit(step=progress.step, attempt=path.name, score=score, files=_hashes(path))
-        self._mark(commit)
-        self._collect()
-        return commit
-
-    def _mark(self, commit: Commit) -> None:
-        target = self._marker(commit.step)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
-        _write(draft, commit.model_dump_json())
+    def _read(self, stored: Stored, targets: dict[str, Laid]) -> None:
         try:
-            os.link(draft, target)  # put-if-absent: fails where a commit of this step stands
-        except FileExistsError:
-            raise InputError(f"{target}: step {commit.step} is already committed by another process") from None
-        finally:
-            draft.unlink()
-        _sync(target.parent)
+            dcp.load(targets, storage_reader=stored, planner=LaidLoadPlanner(), process_group=self._together.control)
+        except CheckpointException as error:
+            raise told(f"{stored.path}: cannot be read: {reason(error)}", self.world) from None
 
-    def _collect(self) -> None:
-        commits = self.commits()
-        scored = sorted((c for c in commits if c.score is not None), key=lambda c: (-(c.score or 0.0), c.step))
-        kept = {c.step for c in commits[-self.config.keep_last :] + scored[: self.config.keep_best]}
-        for commit in commits:
-            if commit.step not in kept:
-                self._marker(commit.step).unlink()
-                shutil.rmtree(self.path(commit), ignore_errors=True)
+    def _require_same(self, commit: Commit, live: Mapping[str, Laid], kept: Mapping[str, tuple[int, ...]]) -> None:
+        for name in sorted(name for name in live.keys() | kept if not name.startswith("rng/")):
+            if name not in live or name not in kept or not live[name].fits(kept[name]):
+                found, wanted = kept.get(name, "missing"), live[name].shape if name in live else "none"
+                where = f"checkpoint of step {commit.step}: {name}"
+                raise told(f"{where}: got shape {found}; expected {wanted}, as configured now", self.world)
 
 
-def read_commits(directory: Path) -> list[Commit]:
-    """Every commit under a checkpoint directory, oldest first.
-
-    Raises:
-        InputError: a file there is not a commit.
-    """
-    return [_read(file) for file in sorted((directory / "commits").glob("*.json"))]
-
-
-def attempt_path(directory: Path, commit: Commit) -> Path:
-    """Directory a commit points to; a name that leaves the checkpoint directory is refused."""
-    if Path(commit.attempt).name != commit.attempt or commit.attempt in ("", ".", ".."):
-        raise InputError(
-            f"{directory}: commit of step {commit.step} points to {commit.attempt!r}; expected a plain name"
-        )
-    return directory / "attempts" / commit.attempt
+def _agree(work: Callable[[], T], world: World) -> list[T]:
+    """What `work` returns on every rank, on all of them; a rank's failure is all ranks' failure."""
+    value, refusal, failure = None, None, None
+    try:
+        value = work()
+    except InputError as error:
+        refusal = str(error)
+    except Exception as error:
+        failure = f"rank {world.rank}: {one_line(error)}"
+    found = gather((value, refusal, failure), world)
+    for _, refused, failed in found:
+        if refused or failed:
+            raise told(refused, world) if refused else SaveError(failed)
+    return [value for value, _, _ in found]  # type: ignore[misc]  # no rank failed
 
 
-def verify(directory: Path, commit: Commit) -> str | None:
-    """None where every byte of a checkpoint is the one that was committed, else what is wrong."""
-    path = attempt_path(directory, commit)
-    found = _hashes(path) if path.is_dir() else {}
-    for name, expected in commit.files.items():
-        if found.get(name) != expected:
-            return (
-                f"{path / name}: expected {expected[0]} bytes with SHA-256 {expected[1][:12]}, found {found.get(name)}"
-            )
-    return None
+def _write(tensors: Mapping[str, Laid], path: Path, world: World) -> None:
+    writer = FileSystemWriter(path, sync_files=True)
+    try:
+        dcp.save(dict(tensors), storage_writer=writer, planner=LaidSavePlanner(), process_group=world.control)
+    except CheckpointException as error:  # no Exception: it would pass whoever handles those
+        raise SaveError(reason(error)) from None
 
 
-def read_model(directory: Path, commit: Commit) -> dict[str, torch.Tensor]:
-    """A committed checkpoint's model in one process: every table whole, whatever plan saved it.
+def read_tensors(directory: Path, commit: Commit) -> dict[str, Tensor]:
+    """All of a commit's model and optimizer tensors in one process, whole, whatever plan saved them.
+
+    Returns:
+        Tensors as saved: `model/...` and `optimizer/...`; a table's parameter is `[R, D]`, for its optimizer's state
+        see `ranking.training.layout`.
 
     Raises:
         InputError: the bytes are not those committed.
     """
-    _require_intact(directory, commit)
-    reader = FileSystemReader(attempt_path(directory, commit))
-    saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
-    tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in saved.items()
-        if name.startswith("model/")
-    }
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}
+    return _read_whole(directory, commit, ("model/", "optimizer/"))
 
 
-def _read(file: Path) -> Commit:
-    try:
-        return Commit.model_validate_json(file.read_text())
-    except ValueError:
-        raise InputError(f"{file}: damaged; expected a commit; remove it to go on from the one before") from None
+def read_model(directory: Path, commit: Commit) -> dict[str, Tensor]:
+    """The model's tensors of `read_tensors` by their own names; the optimizer's are not read."""
+    found = _read_whole(directory, commit, ("model/",))
+    return {name.removeprefix("model/"): tensor for name, tensor in found.items()}
 
 
-def _require_intact(directory: Path, commit: Commit) -> None:
+def _read_whole(directory: Path, commit: Commit, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     damage = verify(directory, commit)
     if damage is not None:
         raise InputError(damage)
-
-
-def _hashes(path: Path) -> dict[str, tuple[int, str]]:
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    return {file.name: (file.stat().st_size, _sha256(file)) for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    with file.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    stored = Stored(directory, commit)
+    return stored.read(name for name in stored.shapes if name.startswith(prefixes))

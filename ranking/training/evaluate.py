@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ranking.distributed.collectives import gather_rows, share, sum_across
+from ranking.distributed.collectives import gather_rows, share
 from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport, Predictions, evaluate_predictions
 from ranking.models.base import predictions
-from ranking.nn.gates import Gates
 from ranking.schema import Frozen, Schema
 from ranking.training.feed import Feed
+from ranking.training.gating import GateWatch
 
 
 class EvaluationConfig(Frozen):
@@ -27,12 +25,17 @@ class EvaluationConfig(Frozen):
 
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end of every epoch.")
     batch_size: int = Field(8192, ge=1, description="Global batch while evaluating.")
-    best: Literal["auc", "gauc"] = Field(
+    best: Literal["auc", "gauc", "r2"] = Field(
         "auc", description="Validation metric that ranks checkpoints; without a binary task it is R^2."
     )
-    tasks: tuple[str, ...] = Field((), description="Tasks whose mean ranks checkpoints; empty: every binary task.")
+    tasks: tuple[str, ...] = Field(
+        (), description="Tasks whose mean ranks checkpoints; empty: every binary task, or every task for R^2."
+    )
     min_positives: int = Field(10, ge=1, description="Fewer examples of either class make a metric undefined.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the AUC intervals.")
+    collapse: float = Field(
+        0.95, gt=0, le=1, description="Share of a gate's weight on one of several experts from which it is reported."
+    )
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Evaluation:
     def score(self, config: EvaluationConfig) -> float | None:
         """What ranks this step among checkpoints; None where a chosen metric is undefined."""
         kinds = {task.kind for task in self.report.tasks.values()}
-        if kinds == {"regression"}:
-            return self.report.objective("r2", list(self.report.tasks))
+        if config.best == "r2" or kinds == {"regression"}:
+            return self.report.objective("r2", config.tasks or list(self.report.tasks))
         return self.report.objective(config.best, config.tasks or None)
 
 
@@ -73,22 +76,24 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    with _gate_means(model) as gates:
-        columns = _collect(model, feed, schema, world, gates)
+    with GateWatch(model, schema.task_names, config.batch_size) as watch:
+        columns = _collect(model, feed, schema, world, watch)
     model.train(training)
     parts = {name: gather_rows(values, world) for name, values in columns.items()}
+    gates, experts = watch.found(world)
     found = _predictions(schema, parts) if world.leads else None
     report = None
     if found is not None:
         report = evaluate_predictions(found, step, config.min_positives, config.confidence)
-    return Evaluation(share(report, world), gates.means(world), found)  # type: ignore[arg-type]  # rank 0's is set
+        report = report.model_copy(update={"experts": experts})
+    return Evaluation(share(report, world), gates, found)  # type: ignore[arg-type]  # rank 0's is set
 
 
-def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, gates: _GateMeans) -> dict[str, Tensor]:
+def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: GateWatch) -> dict[str, Tensor]:
     kept: dict[str, list[Tensor]] = {name: [] for name in ("scores", "labels", "masks", "observed", "groups", "index")}
     for batch in feed:
         rows, moved = batch.rows, batch.to(world.device)
-        gates.weights = rows.weights.to(world.device)
+        watch.expect(rows, world.device)
         _, output = model(moved)
         real = rows.weights > 0
         kept["scores"].append(predictions(output.logits, schema.tasks).cpu()[real])
@@ -109,40 +114,3 @@ def _predictions(schema: Schema, columns: dict[str, Tensor | None]) -> Predictio
         rows=arrays["index"],
         groups=arrays["groups"] if schema.user else None,
     )
-
-
-class _GateMeans:
-    """Running sums of gate weights over real rows."""
-
-    def __init__(self) -> None:
-        self.weights = torch.ones(0)
-        self.sums: dict[str, Tensor] = {}
-        self.rows: dict[str, Tensor] = {}
-
-    def add(self, name: str, output: Tensor) -> None:
-        total = (output.double() * self.weights.view(-1, 1, 1)).sum(0).cpu()
-        self.sums[name] = self.sums.get(name, torch.zeros_like(total)) + total
-        self.rows[name] = self.rows.get(name, torch.zeros((), dtype=torch.float64)) + self.weights.sum().double().cpu()
-
-    def means(self, world: World) -> dict[str, npt.NDArray[np.float64]]:
-        found = {}
-        for name, total in sorted(self.sums.items()):
-            packed = sum_across(torch.cat([total.reshape(-1), self.rows[name].reshape(1)]), world)
-            found[name] = (packed[:-1] / packed[-1].clamp(min=1)).view_as(total).numpy()
-        return found
-
-
-@contextmanager
-def _gate_means(model: nn.Module) -> Iterator[_GateMeans]:
-    means = _GateMeans()
-
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        return modules[name].register_forward_hook(lambda _module, _inputs, output: means.add(name, output))
-
-    modules = {name.split("model.")[-1]: m for name, m in model.named_modules() if isinstance(m, Gates)}
-    handles = [watch(name) for name in modules]
-    try:
-        yield means
-    finally:
-        for handle in handles:
-            handle.remove()

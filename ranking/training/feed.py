@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ranking.batch import RankingBatch, mask_weights
 from ranking.data.plan import Position
+from ranking.data.quarantine import Quarantine
 from ranking.distributed.collectives import gather, start_sum, told
 from ranking.distributed.world import World
 from ranking.errors import InputError
@@ -38,31 +40,49 @@ class Feed(Iterator[RankingBatch]):
         schema: names of features and tasks.
         world: the ranks to agree with.
         steps_per_epoch: to turn a position into a global step.
+        quarantine: where the source puts damaged row groups, for the ranks to tell each other of.
+
+    Attributes:
+        stopping: this rank was asked to stop; set by a signal handler, too.
+        waited: seconds this rank has waited for its source so far.
     """
 
-    def __init__(self, source: Source, schema: Schema, world: World, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        world: World,
+        steps_per_epoch: int,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         """Start reading."""
         self._rows = iter(source)
         self._schema, self._world, self._steps = schema, world, steps_per_epoch
+        self._quarantine = quarantine
         self._ahead: _Proposal | None = None
         self.stopping = False
+        self.waited = 0.0
 
     def __next__(self) -> RankingBatch:
         """The next batch.
 
         Raises:
             StopIteration: the plan is at its end, or a rank was asked to stop.
-            InputError: a rank could not read its rows; all ranks raise the same message.
+            InputError: a rank could not read its rows, or too many are damaged; all ranks raise the same message.
         """
         item, error, agree = self._ahead or self._propose()
+        self._world.pulse.beat("waiting for the other ranks")
         self._ahead, status, tasks = None, agree(), len(self._schema.tasks)
         if status[tasks]:
             raise told(next(text for text in gather(error, self._world) if text), self._world)
+        if status[tasks + 2]:
+            self._tell_of_damage()
         if status[tasks + 1] or item is None:
             self.stopping = True
             raise StopIteration
         if self._world.size > 1:
             self._ahead = self._propose()
+        self._world.pulse.beat("step")
         position, rows = item
         step = position.epoch * self._steps + position.step
         return RankingBatch.build(self._schema, rows, status[:tasks].float(), position.epoch, step)
@@ -75,17 +95,29 @@ class Feed(Iterator[RankingBatch]):
 
     def _propose(self) -> _Proposal:
         """Fetch the next rows and begin to agree on them."""
+        self._world.pulse.beat("input")
         item, error = self._fetch()
         tasks = len(self._schema.tasks)
-        status = torch.zeros(tasks + 2, dtype=torch.float64)
+        status = torch.zeros(tasks + 3, dtype=torch.float64)
         if item is not None:
             status[:tasks] = mask_weights(item[1]).sum(0)
         status[tasks] = float(error is not None)
         status[tasks + 1] = float(self.stopping or (item is None and error is None))
+        status[tasks + 2] = float(self._quarantine is not None and self._quarantine.pending)
         return item, error, start_sum(status, self._world)
 
+    def _tell_of_damage(self) -> None:
+        assert self._quarantine is not None  # a rank has found something, and all ranks are built alike
+        try:
+            self._quarantine.agree(gather(self._quarantine.found, self._world), tell=self._world.leads)
+        except InputError as error:
+            raise told(str(error), self._world) from None
+
     def _fetch(self) -> tuple[tuple[Position, Rows] | None, str | None]:
+        began = time.perf_counter()
         try:
             return next(self._rows, None), None
         except InputError as error:
             return None, str(error)
+        finally:
+            self.waited += time.perf_counter() - began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,10 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ranking.distributed.embeddings import SparseOptimizerConfig, TableOptimizer
 from ranking.schema import Frozen
+from ranking.training.layout import Laid, lay, lay_fused, lay_row_wise
+
+_SECOND = "exp_avg_sq"
+"""The state that tells Adam from the others."""
 
 
 class DenseOptimizerConfig(Frozen):
@@ -79,6 +84,7 @@ class Optimizers:
         """Split the parameters and set the rates of step 0."""
         self.config, self.total = config, total_steps
         self.fused = model.fused_optimizer
+        self.updates = torch.zeros(())  # on the host; FBGEMM's own count is no part of its state
         left = dict(in_backward_optimizer_filter(model.named_parameters()))
         self.names = {parameter: name for name, parameter in left.items()}
         self.dense_parameters = [p for name, p in left.items() if "embedding_bags." not in name]
@@ -116,19 +122,40 @@ class Optimizers:
             nn.utils.clip_grad_norm_(self.dense_parameters, self.config.dense.clip_norm)
         for optimizer in self.local:
             optimizer.step()
+        self.updates += 1
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Laid]:
         """All optimizer state by stable names, in place: what a checkpoint saves and loads into."""
-        state = {
-            f"{name}/{key.rsplit('.', 1)[-1]}": value
-            for name, entries in self.fused.state_dict()["state"].items()
-            for key, value in entries.items()
-        }
+        state: dict[str, Laid] = {}
+        for name, weight in self.fused.params.items():
+            own = {key.rsplit(".", 1)[-1]: value for key, value in self.fused.state[weight].items()}
+            state |= {f"{name}/{_name(key, own)}": lay_fused(value, weight) for key, value in own.items()}
+            if _SECOND in own:
+                state[f"{name}/step"] = lay(self.updates)
         for optimizer in self.local:
             for parameter, entries in _initialised(optimizer):
                 name = self.names[parameter]
-                state |= {f"{name}/{key}": value for key, value in entries.items() if isinstance(value, Tensor)}
+                state |= {f"{name}/{key}": value for key, value in _laid(optimizer, parameter, entries)}
         return state
+
+    def loaded(self) -> None:
+        """Carry on with what was loaded into `tensors`: FBGEMM counts the updates of Adam's bias correction itself."""
+        self.fused.set_optimizer_step(int(self.updates))
+
+
+def _name(key: str, keys: Iterable[str]) -> str:
+    """Torch's own name for a fused optimizer's state; TorchRec calls whatever comes first `momentum1`."""
+    return key if key != "momentum1" else "exp_avg" if _SECOND in keys else "sum"
+
+
+def _laid(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, entries: Mapping[str, Any]
+) -> Iterator[tuple[str, Laid]]:
+    """State of one parameter; Adagrad's step matters to a decay of its own only, and fused tables have none."""
+    adagrad = isinstance(optimizer, RowWiseAdagrad | torch.optim.Adagrad)
+    for key, value in entries.items():
+        if isinstance(value, Tensor) and not (adagrad and key == "step"):
+            yield key, lay_row_wise(value, parameter) if isinstance(optimizer, RowWiseAdagrad) else lay(value)
 
 
 def _dense(parameters: list[nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:

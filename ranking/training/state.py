@@ -11,10 +11,31 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ranking.data.plan import Position
+from ranking.data.quarantine import Damage
 from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport
 from ranking.schema import Frozen
+from ranking.training.layout import Laid, lay
 from ranking.training.optimizer import Optimizers
+
+
+class Lineage(Frozen):
+    """The earlier run whose weights a run began with.
+
+    Attributes:
+        run: its directory, or the URI of a registered model.
+        step: updates the weights had.
+        checkpoint: name of the checkpoint.
+    """
+
+    run: str
+    step: int
+    checkpoint: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of the MLflow run."""
+        return {f"warm_start.{key}": str(value) for key, value in self.model_dump().items()}
 
 
 class Progress(Frozen):
@@ -32,6 +53,8 @@ class Progress(Frozen):
         history: every evaluation so far.
         config: the resolved configuration.
         versions: packages that wrote the checkpoint.
+        quarantined: damaged row groups that were left out.
+        warm_start: where the run's first weights came from; None: drawn by the seed.
     """
 
     step: int = Field(0, ge=0)
@@ -45,6 +68,8 @@ class Progress(Frozen):
     history: tuple[EvaluationReport, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
+    quarantined: tuple[Damage, ...] = ()
+    warm_start: Lineage | None = None
 
     @property
     def position(self) -> Position:
@@ -61,11 +86,15 @@ class TrainState:
     world: World
     progress: Progress = field(default_factory=Progress)
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Laid]:
         """All tensors of the run by stable names, to be saved from or loaded into in place."""
-        state: dict[str, Any] = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        state = {f"model/{name}": lay(value) for name, value in self.model.state_dict().items()}
         state |= {f"optimizer/{name}": value for name, value in self.optimizers.tensors().items()}
         return state
+
+    def laid(self) -> dict[str, Laid]:
+        """Everything a checkpoint of this rank holds but the progress."""
+        return self.tensors() | {name: lay(value) for name, value in self.rng().items()}
 
     def rng(self) -> dict[str, Tensor]:
         """This rank's random state, under a name of its own."""

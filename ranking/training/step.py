@@ -48,6 +48,7 @@ class TrainStep(nn.Module):
         """Join model and objective."""
         super().__init__()
         self.model, self.objective, self.precision = model, objective, precision
+        objective.weighting.attach(model.architecture.shared_layer)
 
     def forward(self, batch: RankingBatch) -> tuple[Tensor, Output]:
         """The scalar loss and what the step leaves behind."""

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,12 +18,17 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ranking.data.plan import Position
+from ranking.data.quarantine import Damage
 from ranking.distributed.collectives import gather, lead, sum_across, told
 from ranking.distributed.world import World
+from ranking.metrics.gating import collapse_warning
+from ranking.metrics.report import EvaluationReport
 from ranking.schema import Frozen, Schema
-from ranking.training.checkpoint import Checkpoints, Commit
+from ranking.training.checkpoint import Checkpoints
+from ranking.training.commits import Commit
 from ranking.training.evaluate import Evaluation, EvaluationConfig
 from ranking.training.feed import Feed
+from ranking.training.saving import Saves
 from ranking.training.state import Progress, TrainState
 from ranking.training.step import Output, build_pipeline
 
@@ -35,6 +42,12 @@ class TrainingConfig(Frozen):
     steps: int = Field(0, ge=0, description="Step budget; 0: `epochs` passes over the data.")
     log_every: int = Field(50, ge=1, description="Steps between log lines and training-curve points.")
     precision: Literal["fp32", "bf16"] = "fp32"
+    hang_timeout: float = Field(
+        600, gt=0, description="Seconds without a step, an evaluated batch or a checkpoint after which the job hangs."
+    )
+    collective_timeout: float = Field(
+        900, gt=0, description="Seconds a collective waits for a rank; more than `hang_timeout`, which names the rank."
+    )
     matmul: Literal["highest", "high", "medium"] = Field(
         "highest", description="torch.set_float32_matmul_precision; see README on CPU back ends."
     )
@@ -64,6 +77,7 @@ class Trainer:
         config: the `training` section.
         evaluation: the `evaluation` section.
         steps_per_epoch: of the plan.
+        quarantined: tells what damaged row groups were left out so far.
     """
 
     state: TrainState
@@ -75,6 +89,7 @@ class Trainer:
     config: TrainingConfig
     evaluation: EvaluationConfig
     steps_per_epoch: int
+    quarantined: Callable[[], tuple[Damage, ...]] = tuple
 
     @property
     def total_steps(self) -> int:
@@ -90,39 +105,69 @@ class Trainer:
         state = self.state
         batches = self.feed(state.progress.position)
         pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step)
-        window = _Window(self.schema.task_names, state.progress.window, state.world)
-        with _stopped_by_sigterm(batches), self._bar() as bar:
+        window = _Window(self.schema.task_names, state.progress.window, state.world, lambda: batches.waited)
+        with self.saves, _stopped_by_sigterm(batches), self._bar() as bar:
             while state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
                 window.add(output)
                 state.progress = self._after(output)
+                state.world.pulse.step = state.progress.step
                 bar.update(1)
                 if state.progress.step % self.config.log_every == 0:
                     self._log(window, bar)
                 if self._due(state.progress.step):
                     with pipeline.paused():
                         self._evaluate(window)
-        pipeline.close()
-        batches.close()
-        done = state.progress.step >= self.total_steps
-        if not done and self._newest() != state.progress.step:
-            self._save(window, None)
+            pipeline.close()
+            batches.close()
+            done = state.progress.step >= self.total_steps
+            self._conclude(window, done)
         return done
 
+    @cached_property
+    def saves(self) -> Saves:
+        """The saves of this training."""
+        return Saves(self.checkpoints)
+
     def _evaluate(self, window: _Window) -> None:
-        step = self.state.progress.step
-        found = self.evaluate(step)
+        found = self.evaluate(self.state.progress.step)
+        self._warn(found.report)
         self.state.progress = self.state.progress.model_copy(
             update={"history": (*self.state.progress.history, found.report)}
         )
-        commit = self._save(window, found.score(self.evaluation))
         metrics = {f"validation/{name}": value for name, value in found.report.metrics().items()}
-        self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), metrics)
+        self._save(window, found.score(self.evaluation), metrics)
 
-    def _save(self, window: _Window, score: float | None) -> Commit:
+    def _warn(self, report: EvaluationReport) -> None:
+        """Say once in the life of a run that a gate collapsed."""
+        level = self.evaluation.collapse
+        before = [health for past in self.state.progress.history for health in past.experts.values()]
+        line = collapse_warning(report.experts, level, report.step)
+        if line and self.state.world.leads and not any(health.collapsed(level) for health in before):
+            log.warning(line)
+
+    def _save(self, window: _Window, score: float | None, metrics: Mapping[str, float]) -> None:
         sums = tuple(gather(window.sums(), self.state.world))
         self._require_finite([value for own in sums for value in own])
-        self.state.progress = self.state.progress.model_copy(update={"window": sums})
-        return self.checkpoints.save(self.state, score)
+        self.state.progress = self.state.progress.model_copy(update={"window": sums, "quarantined": self.quarantined()})
+        step = self.state.progress.step
+
+        def then(commit: Commit | None) -> None:
+            if commit is None:
+                self.tracker.log_metrics({**metrics, "checkpoint/failures": self.saves.failures + 1.0}, step)
+            elif metrics:
+                self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), metrics)
+
+        with self.state.world.pulse.during("checkpoint"):
+            self.saves.save(self.state, score, then)
+
+    def _conclude(self, window: _Window, done: bool) -> None:
+        """Whatever was trained lasts; a stop in between costs no step."""
+        with self.state.world.pulse.during("checkpoint"):
+            self.saves.settle()
+        if not done and self._newest() != self.state.progress.step:
+            self._save(window, None, {})
+        with self.state.world.pulse.during("checkpoint"):
+            self.saves.finish()
 
     def _require_finite(self, losses: Iterable[float]) -> None:
         """Stop all ranks; on CUDA no step waits for its own loss, so that every log line and checkpoint asks."""
@@ -147,12 +192,16 @@ class Trainer:
         steps, metrics = window.steps, window.take()
         self._require_finite(metrics.values())
         self._observe(metrics, steps)
+        if damaged := self.quarantined():
+            metrics["data/quarantined_rows"] = float(sum(each.rows for each in damaged))
         self.tracker.log_metrics(metrics, self.state.progress.step)
         if self.state.world.leads:
             losses = " ".join(f"{name} {metrics[f'train/loss/{name}']:.4f}" for name in self.schema.task_names)
-            speed = metrics["train/rows_per_second"]
-            line = f"step {self.state.progress.step}/{self.total_steps} {losses} | {speed:.0f} rows/s"
-            bar.set_postfix_str(f"{speed:.0f} rows/s") if not bar.disable else log.info(line)
+            speed = f"{metrics['train/rows_per_second']:.0f} rows/s"
+            waiting = f"waiting for input {metrics['train/input_wait_share']:.0%}"
+            left = timedelta(seconds=round((self.total_steps - self.state.progress.step) * window.pace))
+            line = f"step {self.state.progress.step}/{self.total_steps} {losses} | {speed}, {waiting}, {left} left"
+            bar.set_postfix_str(f"{speed}, {waiting}") if not bar.disable else log.info(line)
 
     def _observe(self, metrics: Mapping[str, float], steps: int) -> None:
         """Show the weighting the window's global losses, the same on every rank."""
@@ -172,10 +221,21 @@ class Trainer:
 
 
 class _Window:
-    """This rank's losses since the last log line; sums stay on the device until they are wanted."""
+    """This rank's losses since the last log line; sums stay on the device until they are wanted.
 
-    def __init__(self, tasks: tuple[str, ...], saved: tuple[tuple[float, ...], ...], world: World) -> None:
-        self.tasks, self.world = tasks, world
+    Attributes:
+        pace: seconds a step took when the window was last taken.
+    """
+
+    def __init__(
+        self,
+        tasks: tuple[str, ...],
+        saved: tuple[tuple[float, ...], ...],
+        world: World,
+        waited: Callable[[], float],
+    ) -> None:
+        self.tasks, self.world, self.waited = tasks, world, waited
+        self.pace, self.timed, self.waited_before = 0.0, 0, waited()
         self.steps, self.rows = int(saved[0][0]) if saved else 0, 0
         own = [sums[1:] for sums in saved[world.rank :: world.size]] or [(0.0,) * len(tasks)]
         self.losses = torch.tensor(own, dtype=torch.float64).sum(0)
@@ -183,6 +243,7 @@ class _Window:
 
     def add(self, output: Output) -> None:
         self.steps += 1
+        self.timed += 1
         self.rows += len(output.batch.rows)
         self.losses = self.losses.to(output.shares.device) + output.shares.double()
 
@@ -190,11 +251,15 @@ class _Window:
         return (self.steps, *self.losses.tolist())
 
     def take(self) -> dict[str, float]:
-        """Global mean losses and speed since the last call; the window starts anew."""
-        packed = sum_across(torch.cat([self.losses.cpu(), torch.tensor([float(self.rows)]).double()]), self.world)
+        """Global mean losses, speed and share of time waiting for input since the last call; it starts anew."""
+        own = torch.tensor([float(self.rows), self.waited() - self.waited_before], dtype=torch.float64)
+        packed = sum_across(torch.cat([self.losses.cpu(), own]), self.world)
         now = time.perf_counter()
+        elapsed = max(now - self.began, 1e-9)
         found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}
-        found["train/rows_per_second"] = packed[-1].item() / max(now - self.began, 1e-9)
+        found["train/rows_per_second"] = packed[-2].item() / elapsed
+        found["train/input_wait_share"] = min(packed[-1].item() / self.world.size / elapsed, 1.0)
+        self.pace, self.timed, self.waited_before = elapsed / max(self.timed, 1), 0, self.waited()
         self.steps, self.rows, self.losses, self.began = 0, 0, torch.zeros_like(self.losses), now
         return found
 

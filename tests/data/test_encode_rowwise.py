@@ -1,6 +1,7 @@
 """The vectorised encoder against a plain one, row by row in Python."""
 
 import math
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -69,11 +70,12 @@ FEATURES = (
     ids("sqrtn", "hash", {"seed": 0}, multi_hot=True, pooling="sqrtn", weights="w"),
     dense("minmax", log1p=True, indicator=True),
     dense("standard", scale="standardise", null="zero"),
+    dense("pieces", scale="piecewise", pieces=3, log1p=True, indicator=True),
 )
 KINDS = {
     **{"wrapped": pa.int64(), "hashed": pa.int64(), "words": pa.string(), "known": pa.int64(), "bucket": pa.float64()},
     **{"listed": pa.list_(pa.int64()), "mean": pa.list_(pa.string()), "sqrtn": pa.list_(pa.int64())},
-    **{"w": pa.list_(pa.float64()), "minmax": pa.float64(), "standard": pa.float64()},
+    **{"w": pa.list_(pa.float64()), "minmax": pa.float64(), "standard": pa.float64(), "pieces": pa.float64()},
 }
 
 
@@ -96,6 +98,7 @@ def raw_rows(draw):
             "sqrtn": maybe(st.lists(maybe(INTEGERS), max_size=5)),
             "minmax": maybe(NUMBERS),
             "standard": maybe(NUMBERS),
+            "pieces": maybe(NUMBERS),
         }
     )
     rows = draw(st.lists(row, min_size=count, max_size=count))
@@ -118,22 +121,29 @@ def expected_weights(feature, pairs):
     return [w / scale if scale else 0.0 for _, w in pairs]
 
 
-def expected_number(feature, fitted, value):
+def expected_number(feature, transforms, value):
+    fitted = transforms.statistics[feature["name"]]
     missing = value is None or value != value
     if feature.get("log1p") and not missing:
         value = math.copysign(math.log1p(abs(value)), value)
     if missing:
         value = 0.0 if feature.get("null") == "zero" else fitted.mean
+    indicator = [float(missing)] if feature.get("indicator") else []
+    if feature.get("scale") == "piecewise":
+        inside = pairwise(transforms.boundaries[feature["name"]])
+        pieces = [min(max((value - low) / (high - low), 0.0), 1.0) for low, high in inside]
+        return [*pieces, *[0.0] * (feature["pieces"] - len(pieces)), *indicator]
     if fitted.minimum >= fitted.maximum:
         scaled = 0.0
     elif feature.get("scale") == "standardise":
         scaled = (value - fitted.mean) / fitted.std
     else:
         scaled = min(max((value - fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0), 1.0)
-    return [scaled, float(missing)] if feature.get("indicator") else [scaled]
+    return [scaled, *indicator]
 
 
 FIT = {"known": [3, 3, 0], "listed": [[1, 1], [5], None], "minmax": [-2.0, 50.0, None], "standard": [1.0, 2.0, 7.0]}
+FIT["pieces"] = [0.0, None, 9.0]
 FITTED = pa.table({name: pa.array(FIT.get(name, [None] * 3), kind) for name, kind in KINDS.items()})
 SCHEMA = Schema(
     features=FEATURES,
@@ -161,9 +171,8 @@ def test_the_vectorised_encoder_is_the_row_by_row_one(raw, cut):
         assert part.lengths.tolist() == [len(p) for p in pairs]
         assert part.values.tolist() == [row(feature, v) for p in pairs for v, _ in p]
         assert part.weights.tolist() == pytest.approx([w for p in pairs for w in expected_weights(feature, p)])
-    fitted = encoder.transforms.statistics
+    fitted = encoder.transforms
     expected = [
-        [x for f in FEATURES if f["kind"] == "dense" for x in expected_number(f, fitted[f["name"]], r[f["name"]])]
-        for r in raw
+        [x for f in FEATURES if f["kind"] == "dense" for x in expected_number(f, fitted, r[f["name"]])] for r in raw
     ]
     torch.testing.assert_close(numbers_found, torch.tensor(expected), rtol=1e-6, atol=1e-6)

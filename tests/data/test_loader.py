@@ -28,7 +28,7 @@ def open_loader(encode_impressions):
     def build(url, seed=0, **arguments):
         own = {name: arguments.pop(name) for name in list(arguments) if name not in DataConfig.model_fields}
         settings = config(url, **arguments)
-        manifest = Manifest.build(settings.train, storage_options=settings.storage_options)
+        manifest = Manifest.build(settings.train, store=settings.store)
         own = {"encode": encode_impressions, "epochs": 1} | own
         return Loader(manifest=manifest, plan=settings.plan(manifest, seed), config=settings, **own)
 

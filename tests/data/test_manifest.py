@@ -148,3 +148,67 @@ def test_a_file_that_is_no_parquet_or_was_cut_off_is_named(write_shards, content
         InputError, match=r"^memory://.*part-001\.parquet: got '.*'; expected an undamaged Parquet file$"
     ):
         Manifest.build(url)
+
+
+def test_a_column_that_stands_twice_in_a_file_is_named(tmp_path):
+    both = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])
+    pq.write_table(both, tmp_path / "0.parquet")
+    with pytest.raises(InputError, match=r"0\.parquet: column 'x': stands there 2 times; expected once"):
+        Manifest.build(str(tmp_path), ["x"])
+
+
+def test_files_without_page_checksums_are_warned_of_once_or_refused(tmp_path, write_shards, caplog):
+    Manifest.build(write_shards([[5], [5]], f"{tmp_path}/good"))
+    assert caplog.text == ""
+    for number in range(2):
+        write(tmp_path / f"bare/{number}.parquet", x=list(range(20_000)))
+    Manifest.build(f"{tmp_path}/bare")
+    assert caplog.text.count("data.train: 2 of 2 files carry no page checksums, first ") == 1
+    with pytest.raises(
+        InputError, match=r"data\.train: 2 of 2 files .*0\.parquet; expected them, as data\.require_check"
+    ):
+        Manifest.build(f"{tmp_path}/bare", require_checksums=True)
+
+
+def test_a_footer_longer_than_what_is_read_at_once_is_read_whole(tmp_path):
+    wide = {f"column_{number:05}": [number] for number in range(1500)}
+    assert write(tmp_path / "0.parquet", **wide).stat().st_size > 100_000
+    assert Manifest.build(str(tmp_path)).columns.names == list(wide)
+
+
+def changed(tmp_path, change):
+    """What `require` says of a data set of two files that was changed after it was pinned."""
+    for number in range(2):
+        write(tmp_path / f"{number}.parquet", x=[number, 2, 3])
+    pinned = Manifest.build(str(tmp_path))
+    change(tmp_path)
+    Manifest.build(str(tmp_path)).require(Manifest.model_validate_json(pinned.model_dump_json()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: write(folder / "1.parquet", x=[1, 2, 3, 4]),
+            r"1\.parquet: changed since it was pinned: got size",
+        ),
+        (
+            lambda folder: write(folder / "1.parquet", x=[1, 2, 9]),
+            r"1\.parquet: changed since it was pinned: got footer",
+        ),
+        (lambda folder: (folder / "1.parquet").unlink(), r"1\.parquet: missing now; expected the file that was pinned"),
+        (
+            lambda folder: write(folder / "2.parquet", x=[1]),
+            r"2\.parquet: new; expected only the files that were pinned",
+        ),
+    ],
+    ids=["size", "content", "gone", "new"],
+)
+def test_another_data_set_than_the_pinned_one_is_named_by_file(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        changed(tmp_path, change)
+
+
+def test_the_pinned_data_set_written_anew_is_warned_of(tmp_path, caplog):
+    changed(tmp_path, lambda folder: os.utime(folder / "1.parquet", (1, 1)))
+    assert "1.parquet: written anew since it was pinned, with the same footer" in caplog.text

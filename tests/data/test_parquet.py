@@ -1,10 +1,17 @@
 """Decoding pieces of row groups, and never believing damaged ones."""
 
+import os
+from uuid import uuid4
+
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ranking.data.columns import Block
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.errors import InputError
@@ -46,6 +53,58 @@ def test_every_file_gives_the_types_of_the_manifest(tmp_path):
     assert table["i"].to_pylist() == [1, None, 1, None]
     assert table["s"].to_pylist() == ["a", None, "a", None]
     assert table["l"].to_pylist() == [[1], [], [1], []]
+
+
+SAME = {
+    "i": [pa.int8(), pa.int32(), pa.int64(), pa.uint16(), pa.decimal128(18, 0), pa.dictionary(pa.int8(), pa.int64())],
+    "s": [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    "l": [pa.list_(pa.int16()), pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)],
+    "f": [pa.float32(), pa.float64(), pa.float16()],
+}
+
+
+@given(st.lists(st.tuples(*map(st.sampled_from, SAME.values())), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_files_of_any_types_in_any_order_give_the_same_rows(kinds):
+    folder = f"memory://{uuid4().hex}"
+    plain = {"i": [1, None, 100], "s": ["a", None, "é"], "l": [[1, 2], [3, 4], [5, 6]], "f": [0.5, None, -2.0]}
+    for number, types in enumerate(kinds):
+        columns = {}
+        for (name, values), kind in zip(plain.items(), types, strict=True):
+            stored = pa.array(values, kind.value_type) if pa.types.is_dictionary(kind) else pa.array(values, kind)
+            columns[name] = stored.dictionary_encode() if pa.types.is_dictionary(kind) else stored
+        with fsspec.open(f"{folder}/{number}.parquet", "wb") as file:
+            pq.write_table(pa.table(columns), file, write_page_checksum=True)
+    manifest = Manifest.build(folder)
+    for group in range(len(kinds)):
+        table = decode(manifest, (group, 0, 3))
+        assert table.schema == manifest.columns
+        assert table.to_pydict() == plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.int64(), 2**63 - 1),
+        (pa.uint64(), 2**64 - 1),
+        (pa.decimal128(18, 0), 10**18 - 1),
+        (pa.float64(), 2.0**53 - 1),
+    ],
+)
+def test_large_ids_keep_every_bit(tmp_path, kind, value):
+    pq.write_table(pa.table({"x": pa.array([value], kind)}), tmp_path / "0.parquet", write_page_checksum=True)
+    keys = Block(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
+    assert keys.to_pylist() == [value - 2**64 if value >= 2**63 else value]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(pa.float64(), 2.0**53 + 2), (pa.float32(), 2.0**24), (pa.decimal128(38, 0), 2**60 + 1), (pa.float64(), 1e300)],
+)
+def test_an_id_that_may_have_been_another_is_refused(tmp_path, kind, value):
+    pq.write_table(pa.table({"x": pa.array([value], kind)}), tmp_path / "0.parquet", write_page_checksum=True)
+    with pytest.raises(InputError, match=r"column 'x', row 0: got .*; expected whole numbers below \d+, from where"):
+        Block(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
 
 
 def test_the_directories_give_their_columns(tmp_path):
@@ -108,7 +167,9 @@ def test_a_damaged_page_is_named_with_file_and_row_group(tmp_path, write_shards)
 def test_a_file_that_changed_since_the_manifest_is_refused(tmp_path, write_shards):
     manifest = Manifest.build(write_shards([[5, 3]], str(tmp_path)))
     write_shards([[5, 4]], str(tmp_path))
-    with pytest.raises(InputError, match=r"part-000\.parquet: got 2 row groups of 9 rows; expected 2 of 8, as when"):
+    with pytest.raises(
+        InputError, match=r"part-000\.parquet: changed since the manifest .*: got \d+ bytes; expected \d+$"
+    ):
         decode(manifest, (0, 0, 5))
 
 
@@ -117,3 +178,29 @@ def test_a_file_that_vanished_since_the_manifest_is_named(tmp_path, write_shards
     (tmp_path / "part-000.parquet").unlink()
     with pytest.raises(InputError, match=r"part-000\.parquet: got no such file; expected a Parquet file$"):
         decode(manifest, (0, 0, 5))
+
+
+def test_a_file_rewritten_with_the_same_footer_is_the_same_copy(tmp_path, write_shards):
+    manifest = Manifest.build(write_shards([[5, 3]], str(tmp_path)))
+    os.utime(tmp_path / "part-000.parquet", (1, 1))
+    assert decode(manifest, (0, 0, 5)).num_rows == 5
+
+
+def test_a_file_rewritten_while_it_is_read_is_named(tmp_path, write_shards):
+    decoder = Decoder(Manifest.build(write_shards([[5, 3]], str(tmp_path))))
+    decoder.read(np.array([[0, 0, 5]]))
+    os.utime(tmp_path / "part-000.parquet", (1, 1))
+    with pytest.raises(
+        InputError, match=r"part-000\.parquet: changed since the manifest was read: it was replaced while"
+    ):
+        decoder.read(np.array([[1, 0, 3]]))
+
+
+def test_a_cell_that_no_type_of_the_manifest_holds_is_named(tmp_path):
+    for number, values in enumerate(([1], [2**40])):
+        kind = pa.int32() if number == 0 else pa.int64()
+        pq.write_table(pa.table({"x": pa.array(values, kind)}), tmp_path / f"{number}.parquet")
+    manifest = Manifest.build(str(tmp_path))
+    narrow = manifest.model_copy(update={"columns": pa.schema([("x", pa.int32())])})
+    with pytest.raises(InputError, match=r"1\.parquet: row group 0: column 'x': got int64; expected values that int32"):
+        decode(narrow, (1, 0, 1))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import fbgemm_gpu
+import os
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
 
-from ranking.distributed.world import check_fbgemm, join, versions
-from ranking.errors import InputError
+from ranking.distributed.collectives import gather, share
+from ranking.distributed.world import join, speaks, versions
+from ranking.errors import InputError, ToldError
 from tests.launch import environment, free_port, launch
 
 
@@ -60,23 +63,48 @@ def test_a_busy_port_is_named(no_launcher) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_another_fbgemm_build_is_refused_with_the_package_to_install(monkeypatch) -> None:
-    wrong = "cuda" if fbgemm_gpu.__variant__ == "cpu" else "cpu"
-    package = {"cuda": r"fbgemm-gpu \(requirements/gpu.txt\)", "cpu": r"fbgemm-gpu-cpu \(requirements/cpu.txt\)"}
-    with pytest.raises(InputError, match=f"device: got '{wrong}' .* install {package[wrong]}"):
-        check_fbgemm(wrong)
-    right = str(fbgemm_gpu.__variant__)
-    check_fbgemm(right)
-    monkeypatch.setattr(fbgemm_gpu, "__variant__", wrong)
-    with pytest.raises(InputError, match=f"device: got '{right}' .* install {package[right]}"):
-        check_fbgemm(right)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_cuda_without_a_device_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("ranking.distributed.world.check_fbgemm", lambda device: None)
+    with pytest.raises(InputError, match="torch sees no CUDA device"), join("cuda"):
+        pass
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_cuda_without_a_device_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(fbgemm_gpu, "__variant__", "cuda")
-    with pytest.raises(InputError, match="torch sees no CUDA device"), join("cuda"):
+def test_what_all_ranks_of_a_host_find_out_one_of_them_says(no_launcher) -> None:
+    assert speaks()
+    no_launcher.setenv("LOCAL_RANK", "1")
+    assert not speaks()
+    with pytest.raises(ToldError, match="device: got 'cuda'"), join("cuda"):
         pass
+
+
+def meet(world, attempts: int) -> list[tuple[list[int], bool]]:
+    """What two ranks find in attempts that follow each other on one store, as under torchrun's agent."""
+    agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if world.leads else None
+    variables = {"MASTER_PORT": str(share(agent.port if agent else 0, world)), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    dist.destroy_process_group()
+    os.environ |= variables
+    found = []
+    for _ in range(attempts):
+        with join("cpu") as again:
+            found.append((gather(again.rank, again), again.store.check(["left behind"])))
+            again.store.set("left behind", str(gather(None, again)))
+            gather(None, again)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for `launch` to leave
+    return found
+
+
+def test_every_attempt_of_a_launcher_meets_anew() -> None:
+    assert launch(meet, 2, 3) == [[([0, 1], False)] * 3] * 2
+
+
+def test_ranks_that_do_not_come_are_named(no_launcher) -> None:
+    for name, value in environment(0, 3, free_port()).items():
+        no_launcher.setenv(name, value)
+    with pytest.raises(InputError, match=r"ranks: \[1, 2\] did not come within 0.5 s; expected 3 ranks"):
+        with join("cpu", timedelta(seconds=0.5)):
+            pass
 
 
 def test_versions_name_what_decides_a_result() -> None:

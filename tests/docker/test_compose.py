@@ -15,7 +15,7 @@ from tests.docker.test_images import DOCKER, PARENTS, ROOT
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ((SCHEDULE, COMMAND),) = re.findall(
-    r"^((?:[\d*/,-]+ ){5}).* ranking (.*)$", (DOCKER / "crontab").read_text(), re.MULTILINE
+    r"^((?:[\d*/,-]+ ){5})ranking (.*)$", (DOCKER / "crontab").read_text(), re.MULTILINE
 )
 JOB, *OPTIONS = shlex.split(COMMAND)
 
@@ -90,10 +90,14 @@ def test_the_nightly_command_is_a_job_of_the_project() -> None:
     assert (ROOT / "pipelines" / f"{JOB}.py").is_file()
 
 
-@pytest.mark.parametrize(("overlay", "kind"), [("gpu", "CronJob"), ("nodes", "TrainingRuntime")])
-def test_many_processes_run_the_same_job(overlay: str, kind: str) -> None:
-    (document,) = [d for (found, _), d in render(KUBERNETES / "overlays" / overlay).items() if found == kind]
-    (container,) = containers(document)
-    launched = [*container.get("command", ()), *container["args"]]
-    assert launched[0] == "torchrun"
-    assert launched[launched.index("-m") + 1 :] == [f"pipelines.{JOB}", *OPTIONS, "--device=cuda"]
+def test_many_processes_run_the_same_job() -> None:
+    nightly = render(KUBERNETES / "overlays" / "gpu")["CronJob", "ranking-nightly"]
+    (container,) = containers(nightly)
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+    assert container["args"] == [JOB, *OPTIONS, "--device=cuda", f"--retrain.processes={gpus}"]
+
+
+def test_many_nodes_train_with_the_same_options() -> None:
+    (container,) = containers(render(KUBERNETES / "overlays" / "nodes")["TrainingRuntime", "ranking"])
+    assert container["command"] == ["torchrun"]
+    assert container["args"] == ["-m", "pipelines.train", *OPTIONS, "--device=cuda"]

@@ -52,6 +52,16 @@ def test_images_carry_the_environment_of_a_job(target: str) -> None:
     assert environment["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] == "false"
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu", "scheduler"])
+def test_what_trains_knows_the_revision_it_was_built_from(target: str) -> None:
+    assert "REVISION" in lines(target, "ARG")
+    environment = dict(pair.split("=", 1) for line in lines(target, "ENV") for pair in line.split())
+    assert environment["SOURCE_REVISION"] == "${REVISION}"
+    assert "org.opencontainers.image.revision=${REVISION}" in lines(target, "LABEL")
+    for command in ((ROOT / "Makefile").read_text(), (DOCKER / "compose.yaml").read_text()):
+        assert "REVISION" in command
+
+
 def test_base_images_are_pinned() -> None:
     images = re.findall(r"^ARG (?:BASE|GO)=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert len(images) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ranking.metrics import delong, gauc, log_loss, paired_bootstrap, paired_delong, roc_auc
+from ranking.metrics import delong, gauc, log_loss, paired_bootstrap, paired_delong, paired_r2, r2, roc_auc
 
 Z = norm.ppf(0.975)
 
@@ -173,3 +173,27 @@ def test_the_bootstrap_is_undefined_where_the_metric_is():
     assert paired_bootstrap(roc_auc, [], [], [], n=10) is None
     assert paired_bootstrap(roc_auc, [0.1, 0.2], [0.2, 0.1], [1, 1], n=10) is None
     assert paired_bootstrap(roc_auc, [0.1, np.nan], [0.2, 0.1], [1, 0], n=10) is None
+
+
+@pytest.mark.parametrize("skill", [0.3, 0.9])
+def test_the_change_of_r2_agrees_with_the_bootstrap(skill):
+    draw = np.random.default_rng(4)
+    mean = draw.normal(10, 3, 800)
+    labels = mean + draw.normal(0, 2, 800)
+    worse, better = (10 + s * (mean - 10) + draw.normal(0, 1, 800) for s in (skill, 1.0))
+    found = paired_r2(worse, better, labels)
+    resampled = paired_bootstrap(r2, worse, better, labels, n=600, seed=1)
+    assert found.value == pytest.approx(r2(better, labels) - r2(worse, labels))
+    assert found.low == pytest.approx(resampled.low, abs=0.15 * (found.high - found.low))
+    assert found.high == pytest.approx(resampled.high, abs=0.15 * (found.high - found.low))
+    assert (found.p_value < 0.05) == (found.low > 0)
+
+
+def test_the_change_of_r2_is_undefined_rather_than_a_guess():
+    labels = np.arange(9.0)
+    assert paired_r2(labels, labels, np.ones(9)) is None
+    assert paired_r2(labels[:1], labels[:1], labels[:1]) is None
+    assert paired_r2(labels, np.full(9, np.nan), labels) is None
+    assert paired_r2(labels, labels, labels) == (0.0, 0.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"must be \[N\]"):
+        paired_r2(labels, labels[:3], labels)

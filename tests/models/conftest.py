@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "mmoe stacked, noisy top-k": GATED | {"type": "mmoe", "experts": 4, "moe_layers": 2, "gate_input": "features"},
+    "mmoe over crosses": STACK | {"type": "mmoe", "experts": 3, "cross_layers": 2, "cross_rank": 3},
     "ple of three levels, noisy top-k": GATED | {"type": "ple", "levels": 3, "bottom": [16, 12, 8], "task_experts": 1},
 }
 CASES: dict[str, dict[str, Any]] = {name: section | {"type": name} for name, section in SMALL.items()} | VARIANTS

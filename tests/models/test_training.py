@@ -24,7 +24,7 @@ from .conftest import CASES, STACK, TASKS
 
 PLE = {"type": "ple", "bottom": [16, 8], "levels": 2, "shared_experts": 2, "task_experts": 1, "tower": [4]}
 NOISY = PLE | {"top_k": 2, "noise": True, "balance": 0.1, "dropout": 0.2}
-TABLES = STACK | {"type": "single_task", "share_embeddings": False}
+TABLES = STACK | {"type": "single_task", "share_embeddings": False, "cross_layers": 1, "cross_rank": 3}
 LABELS = {"click": "is_click", "like": "is_click & is_like", "buy": "is_click & (play_ms > 9000)"}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ranking.objective.weighting import StaticConfig, StaticWeighting
+from ranking.objective.static import StaticConfig, StaticWeighting
 from ranking.schema import Task
 
 TASKS = tuple(

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ranking.objective.loss import Objective, ObjectiveConfig
-from ranking.objective.weighting import StaticWeighting, WeightingConfig, build_weighting
+from ranking.objective.static import StaticWeighting
+from ranking.objective.weighting import WeightingConfig, build_weighting
 from ranking.schema import Task
 
 TASKS = tuple(
@@ -35,7 +36,7 @@ def observe(weights: StaticWeighting, *periods: list[float], steps: int = 1) -> 
         weights.observe(torch.tensor(losses), steps, epoch, epoch)
 
 
-@pytest.mark.parametrize("name", ["static", "uncertainty", "dwa", "dtp"])
+@pytest.mark.parametrize("name", ["static", "uncertainty", "dwa", "dtp", "gradnorm"])
 def test_without_history_weights_are_the_static_ones(name: str) -> None:
     weights = weighting(type=name)
     half = torch.tensor([1.0, 0.5, 1.0]) if name == "uncertainty" else torch.ones(3)
@@ -44,7 +45,7 @@ def test_without_history_weights_are_the_static_ones(name: str) -> None:
 
 
 def test_an_unknown_weighting_is_refused() -> None:
-    with pytest.raises(ValidationError, match="'static', 'uncertainty', 'dwa', 'dtp'"):
+    with pytest.raises(ValidationError, match="'static', 'uncertainty', 'dwa', 'dtp', 'gradnorm'"):
         weighting(type="best")
 
 

@@ -12,7 +12,7 @@ from tests.launch import launch
 from tests.short_run import Left, assert_same, steady, train_each
 from tests.workspace import Workspace
 
-ADAPTIVE = ("uncertainty", "dwa", "dtp")
+ADAPTIVE = ("uncertainty", "dwa", "dtp", "gradnorm")
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchRec's own deprecations

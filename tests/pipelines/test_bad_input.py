@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT
-from ranking.training.checkpoint import read_commits
+from ranking.training.commits import read_commits
 from tests.launch import Ended, run
 from tests.pipelines.test_train import OFFLINE, contents
 from tests.workspace import SCHEMA, Workspace
@@ -107,7 +107,10 @@ def test_data_that_footers_betray(workspace, tmp_path, spoiled, change, shards, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (replace_at("is_click", 17, 2), "task 'click': label 'is_click', row 517: got 2; expected 0 or 1"),
+        (
+            replace_at("is_click", 17, 2),
+            "part-2.parquet: row group 0: task 'click': label 'is_click', row 517: got 2; expected 0 or 1",
+        ),
         (replace_at("tab", 3, -1), "column 'tab', row 503: got -1; expected an id in [0, 5)"),
         (replace_at("tab", 3, 5), "column 'tab', row 503: got 5; expected an id in [0, 5)"),
     ],

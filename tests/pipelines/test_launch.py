@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_bad_input_is_one_line_and_exit_code_2_under_torchrun_too(workspace: Workspace, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.launch", "--standalone", "--nproc-per-node=2", "-m", "pipelines.train"]
+    command = [sys.executable, "-m", "pipelines.launch", "--standalone", "--nproc-per-node=2"]
+    command += ["--max-restarts=2", "-m", "pipelines.train"]  # which the same bad input does not use up
     command += ["-c", str(workspace.yaml), f"--output={tmp_path}", "--data.train=nowhere/*.parquet"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == EXIT_INPUT, ended.stderr

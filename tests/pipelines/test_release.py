@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from ranking.errors import EXIT_INPUT, EXIT_NOT_PROMOTED
+from ranking.tracking.textfile import GAUGES
 from tests.launch import Ended, run
 from tests.workspace import Workspace
 
@@ -23,13 +27,41 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str
     from tests.workspace import build
 
     workspace = build(tmp_path_factory.mktemp("release"))
-    told = {"promote nothing": one(workspace, "promote"), "train": one(workspace, "train")}
+    told = {"promote nothing": one(workspace, "promote"), "train": one(workspace, "train", *watched(workspace))}
     told["train again"] = one(workspace, "train")
     report = workspace.folder / "evaluated.json"
     told["evaluate"] = one(workspace, "evaluate", "--model", "challenger", "--output", str(report))
     told["promote"] = one(workspace, "promote")
     told["rollback"] = one(workspace, "rollback")
     return workspace, told
+
+
+def watched(workspace: Workspace) -> list[str]:
+    return [f"--metrics.textfile={workspace.folder / 'ranking.prom'}", "--logging.format=json"]
+
+
+def test_every_log_line_says_run_step_and_rank(story) -> None:
+    lines = [json.loads(line) for line in story[1]["train"].err.splitlines()]
+    assert all({"time", "level", "run", "step", "rank", "message"} <= line.keys() for line in lines)
+    steps = [line for line in lines if line["message"].startswith("step ")]
+    assert [line["step"] for line in steps] == list(range(3, 17, 3))
+    assert {line["rank"] for line in steps} == {0}
+    assert re.search(r"rows/s, waiting for input \d+%, \d:\d\d:\d\d left$", steps[0]["message"])
+    identity = json.loads((story[0].folder / "run" / "tracking" / "run.json").read_text())
+    assert {line["run"] for line in steps} == {identity["id"]}
+
+
+def test_the_metrics_of_a_run_are_those_that_alerts_and_readers_rely_on(story) -> None:
+    families = text_string_to_metric_families((story[0].folder / "ranking.prom").read_text())
+    found = {sample.name: sample for family in families for sample in family.samples}
+    assert set(found) == set(GAUGES) - {"ranking_quarantined_rows"}
+    assert found["ranking_job_exit_code"].value == 0
+    assert found["ranking_job_exit_code"].labels == {"model": "ranker", "pipeline": "train"}
+    assert found["ranking_step"].value <= found["ranking_step_target"].value == 16
+    assert 0 <= found["ranking_input_wait_ratio"].value <= 1
+    rules = yaml.safe_load((Path(__file__).parents[2] / "docker/prometheus/alerts.yaml").read_text())
+    used = re.findall(r"\branking_\w+", " ".join(r["expr"] for group in rules["groups"] for r in group["rules"]))
+    assert set(used) <= set(found)
 
 
 def test_promoting_nothing_is_an_error(story) -> None:

@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 
 from ranking.errors import EXIT_STOPPED
-from ranking.training.checkpoint import Commit, attempt_path, read_commits, verify
+from ranking.training.commits import Commit, attempt_path, read_commits, verify
 from tests.launch import Ended, Job, run
 from tests.workspace import Workspace
 
@@ -99,6 +99,9 @@ def test_a_run_ends_with_tables_a_report_and_verified_checkpoints(reference) -> 
     assert {18, 24} <= {commit.step for commit in commits}
     assert all(verify(output / "checkpoints", commit) is None for commit in commits)
     assert (output / "figures" / "auc_at_n_steps.png").stat().st_size > 1000
+    assert report["experts"]["architecture"]["gates"].keys() == {"click", "like", "watch"}
+    assert all(entry["experts"]["architecture"]["similarity"] is not None for entry in report["history"])
+    assert (output / "figures" / "experts_architecture.png").stat().st_size > 1000
 
 
 def test_a_tracking_server_out_of_reach_stops_nothing_and_loses_nothing(reference) -> None:

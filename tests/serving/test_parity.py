@@ -19,7 +19,7 @@ ROWS = 257
 @pytest.mark.filterwarnings("ignore")  # TorchRec's own deprecations
 @pytest.mark.parametrize(
     "config",
-    [ARCHITECTURE, SingleTaskConfig(share_embeddings=False, bottom=(8,), tower=(4,))],
+    [ARCHITECTURE, SingleTaskConfig(share_embeddings=False, bottom=(8,), tower=(4,), cross_layers=1, cross_rank=3)],
     ids=["mmoe", "single_task_own_tables"],
 )
 def test_the_artefact_predicts_as_the_trainer_does(config, transforms, tmp_path):
@@ -40,7 +40,8 @@ def _train_and_save(config, transforms, rows, directory):
     from ranking.distributed.world import join
     from ranking.models.ranker import RankingModel
     from ranking.objective.loss import Objective, ObjectiveConfig
-    from ranking.training.checkpoint import CheckpointConfig, Checkpoints, read_model
+    from ranking.training.checkpoint import Checkpoints, read_model
+    from ranking.training.commits import CheckpointConfig
     from ranking.training.optimizer import OptimizerConfig, Optimizers
     from ranking.training.state import TrainState
     from ranking.training.step import TrainStep

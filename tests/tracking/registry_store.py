@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
-from ranking.tracking.gate import Check, Verdict
 from ranking.tracking.registry import Registry
+from ranking.tracking.verdict import Check, Verdict
 
 PASSED = Verdict((Check("auc_change", "click", True, "> -0.0020", 0.01, 0.005, 0.015),))
 FAILED = Verdict(
     (Check("auc_change", "click", False, "> -0.0020", -0.01, -0.015, -0.005), Check("ece", "like", False, "<= 0.1"))
 )
 WRITES = (
+    "create_registered_model",
+    "create_model_version",
     "set_registered_model_alias",
     "delete_registered_model_alias",
     "set_model_version_tag",
@@ -75,6 +77,10 @@ class Watched(Registry):
     @property
     def client(self) -> mlflow.MlflowClient:
         return self._client
+
+    def told(self) -> list[tuple[str, int | None, int]]:
+        """(action, champion before, version) of every decision that counts."""
+        return [(d.action, d.before, d.version) for d in self.audit.decisions() if not d.void]
 
     def tags(self, version: int) -> dict[str, str]:
         return self.client.get_model_version(self.name, str(version)).tags

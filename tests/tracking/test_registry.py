@@ -7,8 +7,10 @@ import pytest
 
 from ranking.errors import InputError
 from ranking.metrics import Predictions
-from ranking.tracking.gate import GateConfig, Verdict, decide
+from ranking.tracking.audit import Decision
+from ranking.tracking.gate import GateConfig, decide
 from ranking.tracking.registry import ChampionChangedError, Registry
+from ranking.tracking.verdict import Verdict
 from tests.tracking.registry_store import FAILED, PASSED, another, lineage, promoted
 
 
@@ -84,7 +86,7 @@ def test_the_aliases_move_in_order_the_champion_last(registry, monkeypatch):
         registry.client, "set_registered_model_alias", lambda *call: (moves.append(call[1:]), move(*call))
     )
     registry.promote(3, PASSED, 2)
-    assert moves == [("challenger", "3"), ("previous_champion", "2"), ("champion", "3")]
+    assert moves == [("previous_champion", "2"), ("champion", "3")]
 
 
 def test_a_rejected_version_keeps_the_reasons_and_the_champion_stays(registry):
@@ -153,24 +155,91 @@ def test_of_two_first_promotions_one_wins(registry):
     assert registry.aliases() == {"champion": 2}
 
 
-@pytest.mark.parametrize("alias", ["challenger", "previous_champion"])
-def test_a_champion_that_changes_under_a_promotion_is_kept(registry, monkeypatch, alias):
+@pytest.mark.parametrize("alias", ["previous_champion", "champion"])
+def test_a_process_that_sleeps_over_a_rollback_does_not_undo_it(registry, monkeypatch, alias):
     promoted(registry, 1, 2)
-    move = registry.client.set_registered_model_alias
+    move, sleeping = registry.client.set_registered_model_alias, [True]
 
     def overtaken(name: str, moved: str, version: str) -> None:
-        if moved == alias:
-            another(registry).rollback()
+        if moved == alias and sleeping:
+            sleeping.clear()
+            assert another(registry).rollback() == (3, 2)  # finishes the promotion, then takes it back
         move(name, moved, version)
 
     monkeypatch.setattr(registry.client, "set_registered_model_alias", overtaken)
-    with pytest.raises(ChampionChangedError, match="champion is version 1, compared with 2"):
+    with pytest.raises(ChampionChangedError, match="champion is version 2, compared with 2; expected a new comparison"):
         registry.promote(3, PASSED, 2)
-    aliases = registry.aliases()
-    aliases.pop("challenger", None)
-    assert aliases == {"champion": 1}
-    with pytest.raises(InputError, match="no previous champion"):
-        registry.rollback()
+    assert registry.aliases() == {"champion": 2, "previous_champion": 1}
+    assert lineage(registry) == [(1, None, 2), (2, 1, None)]
+    assert registry.told()[-2:] == [("promoted", 2, 3), ("rolled_back", 3, 2)]
+
+
+def test_of_two_promotions_that_both_saw_the_same_champion_one_counts(registry, monkeypatch):
+    promoted(registry, 1)
+    write = registry.client.create_model_version
+
+    def overtaken(*call, **tags):
+        monkeypatch.undo()
+        another(registry).promote(3, PASSED, 1)
+        return write(*call, **tags)
+
+    monkeypatch.setattr(registry.client, "create_model_version", overtaken)
+    with pytest.raises(ChampionChangedError, match="champion is version 3, compared with 1"):
+        registry.promote(2, PASSED, 1)
+    assert registry.aliases() == {"champion": 3, "previous_champion": 1}
+    assert [d.void for d in registry.audit.decisions()] == [False, False, True]
+    registry.promote(2, PASSED, 3)
+    assert lineage(registry) == [(1, None, 3), (2, 3, None), (3, 1, 2)]
+
+
+def test_the_trail_says_when_who_and_why(registry):
+    registry.promote(1, PASSED, None, by="nightly", manifest="abc")
+    registry.reject(2, FAILED, 1, by="nightly", manifest="def")
+    first, second = registry.audit.decisions()
+    assert (first.action, first.version, first.before, first.by, first.manifest) == (
+        "promoted",
+        1,
+        None,
+        "nightly",
+        "abc",
+    )
+    assert first.at.endswith("+00:00")
+    assert Verdict.load(first.verdict) == PASSED
+    assert (second.action, second.version, second.before, second.reason) == ("rejected", 2, 1, FAILED.reason)
+    registry.promote(3, PASSED, 1)
+    assert "@" in registry.audit.head().by  # user and host
+
+
+def test_the_trail_outlives_the_version_it_is_about(registry):
+    promoted(registry, 1, 2)
+    registry.rollback(by="Ada")
+    registry.client.delete_model_version(registry.name, "2")
+    assert registry.told() == [("promoted", None, 1), ("promoted", 1, 2), ("rolled_back", 2, 1)]
+
+
+def test_a_request_that_was_repeated_and_a_version_of_somebody_else_count_for_nothing(registry):
+    promoted(registry, 1, 2)
+    trail = f"{registry.name}.history"
+    again = registry.client.get_model_version(trail, "2")
+    registry.client.create_model_version(trail, again.source, tags=again.tags)
+    registry.client.create_model_version(trail, "s3://elsewhere/model", tags={"action": "made tea"})
+    registry.promote(3, PASSED, 2)
+    assert registry.told() == [("promoted", None, 1), ("promoted", 1, 2), ("promoted", 2, 3)]
+
+
+def test_a_long_trail_is_not_read_whole_to_find_its_head(registry, monkeypatch):
+    promoted(registry, 1)
+    for _ in range(45):
+        registry.audit.write(Decision(action="rejected", version=2, before=1))
+    pages, search = [], registry.client.search_model_versions
+    monkeypatch.setattr(registry.client, "search_model_versions", lambda *call: pages.append(call) or search(*call))
+    assert registry.audit.head().version == 1
+    assert len(pages) == 3  # of 20, back to the newest settled change
+    registry.promote(2, PASSED, 1)
+    pages.clear()
+    assert registry.audit.head().version == 2
+    assert len(pages) == 1
+    assert len(registry.audit.decisions()) == 47
 
 
 def test_rollback_goes_back_one_at_a_time(registry):
@@ -221,5 +290,10 @@ def test_a_champion_set_by_hand_joins_the_history(registry):
     promoted(registry, 1, 2)
     registry.client.set_registered_model_alias(registry.name, "champion", "3")
     registry.promote(4, PASSED, 3)
+    assert registry.told() == [("promoted", None, 1), ("promoted", 1, 2), ("adopted", 2, 3), ("promoted", 3, 4)]
     assert registry.rollback() == (4, 3)
-    assert registry.rollback() == (3, 1)
+    assert registry.rollback() == (3, 2)
+    registry.client.set_registered_model_alias(registry.name, "champion", "1")  # a rollback by hand
+    assert registry.previous() is None
+    registry.promote(3, PASSED, 1)
+    assert lineage(registry) == [(1, None, 3), (3, 1, None)]

@@ -25,11 +25,12 @@ def dying(registry: Watched, write: int, seen: set):
     count = itertools.count()
 
     def wrap(call):
-        def writing(*arguments):
+        def writing(*arguments, **options):
             if next(count) == write:
                 raise CrashError
-            call(*arguments)
+            answer = call(*arguments, **options)
             seen.add(registry.aliases().get("champion"))
+            return answer
 
         return writing
 
@@ -79,7 +80,7 @@ def test_a_rollback_cut_short_anywhere_is_finished_by_the_next_call(registry, re
         registry.promote(new, PASSED, 1)
         done = ends(registry, write, seen, registry.rollback)
         assert seen <= {1, new}, "the champion is never missing"
-        if registry.champion() == new:
+        if registry.champion() == new or not registry.audit.head().settled:
             assert registry.rollback() == (new, 1)
         with pytest.raises(InputError, match="no previous champion"):
             registry.rollback()
@@ -115,7 +116,7 @@ def test_an_alias_that_cannot_be_moved_is_an_error_of_one_line(registry, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(registry.client, "set_registered_model_alias", refused)
-        with pytest.raises(RegistryError, match=r"challenger cannot be moved to version 2: disk full$"):
+        with pytest.raises(RegistryError, match=r"previous_champion cannot be moved to version 1: disk full$"):
             registry.promote(2, PASSED, 1)
     assert registry.aliases() == {"champion": 1}
 
@@ -137,7 +138,7 @@ def test_without_the_server_nothing_moves(registry, monkeypatch):
             down.champion,
             down.history,
         ):
-            with pytest.raises(RegistryError, match=rf"^registry {registry.name} at {address}: [^\n]+$"):
+            with pytest.raises(RegistryError, match=rf"^registry {registry.name}(\.history)? at {address}: [^\n]+$"):
                 call()
     finally:
         mlflow.set_tracking_uri(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ class Source:
     rows: Rows
     count: int
     fails: str = ""
+    pause: float = 0.0
 
     def __iter__(self) -> Iterator[tuple[Position, Rows]]:
         for number in range(self.count):
+            time.sleep(self.pause)
             yield Position(2, number), self.rows
         if self.fails:
             raise InputError(self.fails)
@@ -50,6 +53,9 @@ def feeds(world: World, files: list[Path]) -> dict:
         "own": torch.equal(batches[0].labels, own.labels) and torch.equal(batches[0].masks, mask_weights(own)),
     }
     found["uneven"] = len(list(Feed(Source(own, 3 - world.rank), schema, world, 10)))
+
+    slow = Feed(Source(own, 3, pause=0.02), schema, world, 10)
+    found["waited"] = len(list(slow)), slow.waited
 
     failing = Feed(Source(own, 1, "shard x: damaged" if world.rank == 1 else ""), schema, world, 10)
     next(failing)
@@ -90,3 +96,9 @@ def test_what_one_rank_cannot_read_stops_all_with_the_same_line(found) -> None:
 def test_a_rank_asked_to_stop_stops_all_at_the_same_step(found) -> None:
     agreed_before = 1  # the batch that was agreed on while the one before it was used
     assert [answer["stopped"] for answer in found] == [(agreed_before, True), (agreed_before, True)]
+
+
+def test_the_time_spent_waiting_for_the_source_is_counted(found: list[dict]) -> None:
+    for batches, seconds in (each["waited"] for each in found):
+        assert batches == 3
+        assert seconds >= 3 * 0.02

@@ -85,7 +85,7 @@ def _train(config: RunConfig, world: World) -> None:
     with open_run(config, fit.manifest, world) as run:
         if not fit.train(run):
             raise typer.Exit(EXIT_STOPPED)
-        best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.test)
+        best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest("test"))
         if found.predictions is None:
             raise RuntimeError("a study is run by one process")
         draw(fit.parts, found, fit.state, run)

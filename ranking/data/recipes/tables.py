@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from ranking.data.storage import open_parquet
+from ranking.data.storage import Store
 from ranking.errors import InputError
 
 Types = Mapping[str, pa.DataType]
@@ -53,7 +53,7 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    with open_parquet(str(path), {}, page_checksum_verification=True) as file:
+    with Store().open(str(path), page_checksum_verification=True) as file:
         return file.read()
 
 

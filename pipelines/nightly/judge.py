@@ -1,0 +1,59 @@
+"""Champion and challenger on the same rows, task by task, with intervals: what a report shows of the judgement."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.comparison import Sides
+from pipelines.nightly.night import Duel, Score
+from ranking.config import RunConfig
+from ranking.metrics import Predictions, delong, paired_bootstrap, paired_delong, r2, r2_interval
+from ranking.metrics.report import Column
+
+
+def duels(sides: Sides, config: RunConfig) -> tuple[Duel, ...]:
+    """Every task of the challenger in its sample space; one that the champion has not stands alone.
+
+    Args:
+        sides: predictions of both on the same rows.
+        config: level of the intervals.
+    """
+    new, old = sides.new.predictions, sides.before.predictions if sides.before else None
+    return tuple(_duel(task, new, old, config) for task in new.names)
+
+
+def _duel(task: str, new: Predictions, old: Predictions | None, config: RunConfig) -> Duel:
+    place = new.names.index(task)
+    inside = np.flatnonzero(new.in_space[:, place])
+    labels, now = new.labels[inside, place], new.scores[inside, place]
+    binary = new.kinds[place] == "binary"
+    champion = change = None
+    if old is not None and task in old.names:
+        before = old.scores[inside, old.names.index(task)]
+        champion, change = _score(before, labels, binary, config), _change(before, now, labels, binary, config)
+    return Duel(
+        task=task,
+        metric="auc" if binary else "r2",
+        judged=not config.gate.tasks or task in config.gate.tasks,
+        rows=len(inside),
+        challenger=_score(now, labels, binary, config),
+        champion=champion,
+        change=change,
+    )
+
+
+def _score(scores: Column, labels: Column, binary: bool, config: RunConfig) -> Score:
+    if binary:
+        found = delong(scores, labels, config.gate.level)
+        return Score(value=None) if found is None else Score(value=found.value, low=found.low, high=found.high)
+    value, ends = r2(scores, labels), r2_interval(scores, labels, config.gate.level)
+    return Score(value=value, low=ends[0], high=ends[1]) if ends else Score(value=value)
+
+
+def _change(before: Column, now: Column, labels: Column, binary: bool, config: RunConfig) -> Score | None:
+    gate = config.gate
+    if binary:
+        found = paired_delong(before, now, labels, gate.level)
+    else:
+        found = paired_bootstrap(r2, before, now, labels, n=gate.resamples, level=gate.level)
+    return None if found is None else Score(value=found.value, low=found.low, high=found.high)

@@ -1,0 +1,57 @@
+"""One night from where it stands to its outcome; every stage is committed, every failure has a name."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pipelines.nightly.day import is_fault_of_the_store
+from pipelines.nightly.night import Night, Outcome
+from pipelines.nightly.stages import Stages
+from pipelines.nightly.worker import StoppedError, WorkerError, stoppable
+from ranking.errors import InputError
+from ranking.tracking.redact import redact_text
+from ranking.tracking.registry import RegistryError
+
+log = logging.getLogger(__name__)
+
+
+def run(stages: Stages) -> Night:
+    """Go on with a night until it has an outcome.
+
+    A finished one is returned as it is. Data found bad is looked at again: it may have been mended.
+    """
+    night = Night.load(stages.folder) or Night(day=stages.day)
+    if not night.finished:
+        night = night.model_copy(update={"outcome": None, "reason": "", "reported": False})
+    with stoppable():
+        while night.outcome is None:
+            night = _step(night, stages)
+            night.save(stages.folder)
+    return night
+
+
+def _step(night: Night, stages: Stages) -> Night:
+    """One stage, or how it failed."""
+    stage, work = stages.after(night.stage)
+    began = time.monotonic()
+    try:
+        after = work(night)
+    except Exception as error:
+        if _outcome(error) == "fault":
+            log.exception("a fault of ours")
+        reason = redact_text(" ".join(str(error).split()) or type(error).__name__)
+        return night.model_copy(update={"outcome": _outcome(error), "reason": f"{stage}: {reason}"})
+    if after.outcome == "bad_data":
+        return after
+    seconds = night.seconds | {stage: round(time.monotonic() - began, 1)}
+    return after.model_copy(update={"stage": stage, "seconds": seconds})
+
+
+def _outcome(error: Exception) -> Outcome:
+    """What kind of failure an exception is."""
+    if isinstance(error, StoppedError):
+        return "stopped"
+    if isinstance(error, InputError):
+        return "infrastructure" if is_fault_of_the_store(error) else "bad_input"
+    return "infrastructure" if isinstance(error, RegistryError | WorkerError | OSError) else "fault"

@@ -1,0 +1,80 @@
+"""The training job of a night: processes of their own under the launcher, and how they ended."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import typer
+
+from ranking.errors import EXIT_INPUT, EXIT_OK, EXIT_STOPPED, InputError
+from ranking.tracking.logs import error_in
+
+
+class WorkerError(RuntimeError):
+    """Training ended neither well nor on bad input: a process was killed, or a service failed it."""
+
+
+class StoppedError(RuntimeError):
+    """The night was stopped by SIGTERM; the same command goes on."""
+
+
+def train(arguments: Sequence[str], processes: int) -> None:
+    """Run `pipelines.train` to its end.
+
+    Args:
+        arguments: of the job.
+        processes: ranks on this machine.
+
+    Raises:
+        InputError: it said so; with its own line.
+        StoppedError: SIGTERM reached it, or this process, and it has committed a checkpoint.
+        WorkerError: it ended in any other way.
+    """
+    launcher = [sys.executable, "-m", "pipelines.launch", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "pipelines.train", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with _on_sigterm(lambda number, _: process.send_signal(number)):  # it commits a checkpoint before it ends
+            said = _last_error(process)
+    match process.returncode:
+        case code if code == EXIT_OK:
+            return
+        case code if code == EXIT_INPUT:
+            raise InputError(said or "training refused its input; see its output")
+        case code if code == EXIT_STOPPED:
+            raise StoppedError("stopped by SIGTERM after a commit; the same command goes on")
+        case code:
+            raise WorkerError(f"training ended with code {code}: {said or 'see its output'}")
+
+
+def _last_error(process: subprocess.Popen[str]) -> str:
+    """Pass on what the job says to stderr, and keep its last line for the user."""
+    said = ""
+    for line in process.stderr or ():
+        typer.echo(line.rstrip("\n"), err=True)
+        said = error_in(line) or said
+    return said
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM ends the stage that runs with StoppedError."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise StoppedError("stopped by SIGTERM; the same command goes on")
+
+    with _on_sigterm(stop):
+        yield
+
+
+@contextmanager
+def _on_sigterm(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

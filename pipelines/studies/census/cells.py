@@ -1,0 +1,170 @@
+"""Tunes a cell and makes its runs, from wherever an earlier start of the study had come to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from pydantic import Field
+
+from pipelines.studies.census.config import Cell, CensusStudyConfig
+from pipelines.studies.census.table import Splits
+from pipelines.studies.census.train import Numbers, Trained, areas
+from ranking.errors import InputError
+from ranking.metrics.significance import delong
+from ranking.schema import Frozen
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS = 1_000_003  # between the seeds of the tuner's runs and those of the final ones
+
+
+class Result(Frozen):
+    """The runs of a cell so far: its file in the output directory.
+
+    Attributes:
+        settings: what they were trained with.
+        validation: AUC `[R][T]` on validation rows.
+        test: AUC `[R][T]` on test rows.
+        pooled: AUC `[P][T]` on test rows of the mean probability over every `pool` runs that were trained together.
+        pool: how many those are.
+        reach: half the 95 % interval of the first run's AUC over samples of test rows, of every task.
+        seconds: of training and scoring them.
+        trials: of the tuner behind the settings.
+    """
+
+    settings: dict[str, Any]
+    validation: tuple[tuple[float, ...], ...] = ()
+    test: tuple[tuple[float, ...], ...] = ()
+    pooled: tuple[tuple[float, ...], ...] = ()
+    pool: int = Field(1, ge=1)
+    reach: tuple[float, ...] = ()
+    seconds: float = 0.0
+    trials: int = Field(0, ge=0)
+
+
+def finish(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> Iterator[Result]:
+    """Tune, then train what is missing of the runs; the result after every part of them."""
+    tuned, trials = tune(config, group, model, splits)
+    cell = config.cell(group, model, tuned)
+    settings, file = cell.model_dump(mode="json"), path(config, group, model)
+    result = read(file)
+    together = max(1, config.together // cell.members)
+    if result is None or result.settings != settings or result.pool != together:
+        result = Result(settings=settings, pool=together)
+    result = result.model_copy(update={"trials": trials})
+    while (done := len(result.test)) < config.runs:
+        seed = _seed(config, group, model) + _WEIGHTS + done
+        result = _more(result, cell, splits, min(together, config.runs - done), seed)
+        _write(file, result)
+        log.info("%s %s: %d of %d runs, test AUC %.5f", group, model, len(result.test), config.runs, _mean(result))
+        yield result
+
+
+def tune(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> tuple[dict[str, Any], int]:
+    """The best settings by dotted path, on validation AUC of the main task, and the number of trials behind them.
+
+    Raises:
+        InputError: every trial diverged.
+    """
+    space = config.space(group, model)
+    if not space:
+        return {}, 0
+    seed, wanted = _seed(config, group, model), config.tuner
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=f"sqlite:///{config.output / 'trials.db'}",
+        sampler=optuna.samplers.GPSampler(seed=seed, n_startup_trials=wanted.startup_trials),
+        study_name=f"{group}-{model}-{_digest(config, group, model)}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+    def value(trial: optuna.Trial) -> float:
+        drawn = {name: dimension.suggest(trial, name) for name, dimension in space.items()}
+        trained = Trained(config.cell(group, model, drawn), splits, wanted.runs, seed + trial.number)
+        found = float(areas(trained.probabilities(splits.validation), splits.validation)[:, 0].mean())
+        log.info("%s %s: trial %d, validation AUC %.5f with %s", group, model, trial.number, found, drawn)
+        return found  # NaN of a divergence fails the trial
+
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))  # one cut short is not
+    study.optimize(value, n_trials=max(0, wanted.trials - ended))
+    done = [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE]
+    if not done:
+        raise InputError(f"spaces.{model}: every trial of {group} diverged; expected smaller learning rates")
+    best = study.best_trial.params
+    return {name: _drawn(space[name].values, best[name]) for name in space}, len(done)
+
+
+def path(config: CensusStudyConfig, group: str, model: str) -> Path:
+    """A cell's file."""
+    return config.output / "cells" / f"{group}-{model}.json"
+
+
+def read(file: Path) -> Result | None:
+    """What is finished of a cell; None before its first runs."""
+    return Result.model_validate_json(file.read_text()) if file.exists() else None
+
+
+def _more(result: Result, cell: Cell, splits: Splits, runs: int, seed: int) -> Result:
+    """Train some runs more."""
+    start = time.perf_counter()
+    trained = Trained(cell, splits, runs, seed)
+    scores = trained.probabilities(splits.test)
+    test = areas(scores, splits.test)
+    validation = areas(trained.probabilities(splits.validation), splits.validation)
+    pooled = areas(scores.mean(0, keepdims=True), splits.test) if runs == result.pool else test[:0]
+    if not (np.isfinite(validation).all() and np.isfinite(test).all()):
+        raise InputError(f"learning_rate: a run diverged at {cell.learning_rate:g}; expected smaller ones")
+    return result.model_copy(
+        update={
+            "validation": (*result.validation, *map(tuple, validation.tolist())),
+            "test": (*result.test, *map(tuple, test.tolist())),
+            "pooled": (*result.pooled, *map(tuple, pooled.tolist())),
+            "reach": result.reach or _reach(scores[0], splits),
+            "seconds": result.seconds + time.perf_counter() - start,
+        }
+    )
+
+
+def _reach(scores: Numbers, splits: Splits) -> tuple[float, ...]:
+    labels = splits.test.labels.numpy()
+    intervals = [delong(scores[:, task], labels[:, task]) for task in range(labels.shape[1])]
+    return tuple((found.high - found.low) / 2 for found in intervals if found is not None)
+
+
+def _write(file: Path, result: Result) -> None:
+    """Whole or not at all: the study may be stopped at any moment."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".new")
+    draft.write_text(result.model_dump_json())
+    os.replace(draft, file)
+
+
+def _mean(result: Result) -> float:
+    return float(np.mean(result.test, axis=0)[0])
+
+
+def _seed(config: CensusStudyConfig, group: str, model: str) -> int:
+    """Differs between cells, and stays the same when others are added."""
+    return config.seed + int.from_bytes(hashlib.sha256(f"{group}/{model}".encode()).digest()[:2], "big") * 1000
+
+
+def _digest(config: CensusStudyConfig, group: str, model: str) -> str:
+    """Of everything a trial depends on: other settings are another study."""
+    space = {name: dimension.model_dump(mode="json") for name, dimension in config.space(group, model).items()}
+    fixed = [feature.model_dump(mode="json") for feature in config.features]
+    parts = [config.cell(group, model).model_dump(mode="json"), space, fixed, config.embedding_dim, config.seed]
+    return hashlib.sha256(json.dumps([*parts, config.tuner.runs], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _drawn(values: Mapping[Any, Any], label: Any) -> Any:
+    return values.get(label, label)

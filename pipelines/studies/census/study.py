@@ -1,0 +1,107 @@
+"""The census study, from its configuration to a tracked report; it goes on where an earlier start stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated
+
+import typer
+from matplotlib.figure import Figure
+
+from pipelines.job import say
+from pipelines.studies.census.cells import finish, path, read
+from pipelines.studies.census.config import CensusStudyConfig
+from pipelines.studies.census.figures import draw
+from pipelines.studies.census.findings import judge
+from pipelines.studies.census.report import findings, markdown
+from pipelines.studies.census.rows import row
+from pipelines.studies.census.table import Splits, load
+from pipelines.studies.record import Record
+from ranking.errors import InputError
+from ranking.tracking.runs import Run
+
+Track = Annotated[bool, typer.Option("--track/--no-track", help="Log to MLflow at tracking.uri.")]
+Render = Annotated[bool, typer.Option("--render", help="Only write report and figures again, from the JSON.")]
+Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group; repeatable.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model; repeatable.")]
+
+
+def census(
+    config: CensusStudyConfig,
+    track: Track = True,
+    render: Render = False,
+    group: Groups = None,
+    model: Models = None,
+) -> None:
+    """Census-Income, both groups [MMoE, section 4.3]: seven architectures, tuned, and many runs of each on test.
+
+    Finished runs in the output directory are kept: the same command goes on where it stopped.
+    """
+    if render:
+        record = Record.read(config.report / "census.json")
+        write(config, record.model_copy(update={"rows": judged(config, record)}))
+        return
+
+    @cache
+    def splits(group: str) -> Splits:
+        return load(config, group)
+
+    for name in _some("model", model, config.models):
+        for part in _some("group", group, config.groups):
+            for _ in finish(config, part, name, splits(part)):
+                collect(config).write(config.report / "census.json")  # `--render` shows what a stop left
+    record = collect(config)
+    figures = write(config, record)
+    say(findings([row for row in record.rows if row["part"] == "findings"]))
+    if track:
+        log_run(config, record, figures)
+    say(f"wrote {config.report / 'census.json'}, census.md and {len(figures)} figures")
+
+
+def _some(option: str, wanted: list[str] | None, known: Iterable[str]) -> list[str]:
+    """Those asked for, in the configuration's order; all where none is."""
+    names = list(known)
+    if unknown := set(wanted or ()) - set(names):
+        raise InputError(f"--{option}: got {sorted(unknown)}; expected some of {names}")
+    return [name for name in names if not wanted or name in wanted]
+
+
+def collect(config: CensusStudyConfig) -> Record:
+    """Everything finished so far."""
+    cells = [(group, model) for group in config.groups for model in config.models]
+    results = {cell: found for cell in cells if (found := read(path(config, *cell))) is not None}
+    record = Record.of([row(config, group, model, result) for (group, model), result in results.items()])
+    return record.model_copy(update={"rows": judged(config, record)})
+
+
+def judged(config: CensusStudyConfig, record: Record) -> tuple[dict[str, object], ...]:
+    """The rows of the runs, and what follows from them."""
+    rows = [row for row in record.rows if row["part"] == "runs"]
+    return (*rows, *judge(config, rows))
+
+
+def write(config: CensusStudyConfig, record: Record) -> dict[str, Figure]:
+    """JSON, figures and report."""
+    record.write(config.report / "census.json")
+    figures = draw(config, [row for row in record.rows if row["part"] == "runs"])
+    for name, figure in figures.items():
+        figure.savefig(config.report / f"census_{name}.png")
+    (config.report / "census.md").write_text(markdown(config, record, [f"census_{name}.png" for name in figures]))
+    return figures
+
+
+def log_run(config: CensusStudyConfig, record: Record, figures: dict[str, Figure]) -> None:
+    """One MLflow run: mean, spread and best of every cell, report and figures."""
+    tracking = config.tracking.model_copy(update={"run_name": config.tracking.run_name or "census"})
+    directory = config.output / "tracking" / time.strftime("%Y%m%d-%H%M%S")
+    tags = {"git.revision": record.revision, "study": "census", "machine": record.machine}
+    with Run.open(tracking, directory, config.model_dump(mode="json"), tags=tags) as run:
+        for cell in record.rows:
+            numbers = {key: value for key, value in cell.items() if key.endswith(("_best", "_mean", "_std"))}
+            run.log_metrics({f"group{cell.get('group')}/{cell['model']}/{k}": v for k, v in numbers.items()}, 0)
+        for name, figure in figures.items():
+            run.log_figure(f"census_{name}", figure)
+        run.log_text("census.json", (config.report / "census.json").read_text())
+        run.log_card((config.report / "census.md").read_text())

@@ -1,0 +1,1 @@
+"""The tuner: a study of many trials, shared by its workers."""

@@ -1,0 +1,96 @@
+"""Pictures of what tasks share: how gates and experts fared, whether gradients agree, what sharing gains each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE
+
+_CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY, "#000000")  # Okabe and Ito
+_SHARES = {"dead_experts": "dead experts", "dead_units": "dead ReLU units", "similarity": "similarity (CKA)"}
+
+
+def expert_health(history: Sequence[Mapping[str, Any]], module: str) -> Figure:
+    """Entropy of every gate of a mixture, and the state of its experts, by optimizer step.
+
+    Args:
+        history: evaluation reports as mappings, `{"step": N, "experts": {module: {"gates", "dead_experts", ...}}}`.
+        module: the mixture.
+    """
+    ordered = sorted((report for report in history if module in report["experts"]), key=lambda report: report["step"])
+    steps = [report["step"] for report in ordered]
+    found = [report["experts"][module] for report in ordered]
+    figure = Figure(figsize=(9.2, 3.6), dpi=120, layout="constrained")
+    figure.suptitle(f"Gates and experts of {module}", fontweight="bold")
+    gates = {
+        name: [_number(each["gates"][name]["entropy"]) for each in found]
+        for name in (found[-1]["gates"] if found else ())
+    }
+    experts = {title: [_number(each[name]) for each in found] for name, title in _SHARES.items()}
+    for place, (title, curves) in enumerate({"entropy of the mean gate weights": gates, "experts": experts}.items(), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for (name, values), color in zip(curves.items(), _CYCLE * len(curves), strict=False):
+            axes.plot(steps, values, color=color, marker="o", markersize=3.5, label=name)
+        axes.set(title=title, xlabel="optimizer steps", ylim=(-0.05, 1.05))
+        _plain(axes)
+        if curves:
+            axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def gradient_cosines(cosines: npt.NDArray[np.float64], tasks: Sequence[str]) -> Figure:
+    """Mean cosine of the tasks' gradients on their shared layer: below zero they pull against each other.
+
+    Args:
+        cosines: `[T, T]`, NaN where two tasks never had examples together.
+        tasks: T names.
+    """
+    size = 2.4 + 0.7 * len(tasks)
+    figure = Figure(figsize=(size + 1, size), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(cosines, cmap="PuOr", vmin=-1, vmax=1)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), tasks)
+    for row, column in np.ndindex(cosines.shape):
+        value = cosines[row, column]
+        text, color = ("", GREY) if np.isnan(value) else (f"{value:.2f}", "white" if abs(value) > 0.6 else "black")
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_title("Cosine of task gradients", fontweight="bold")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def gains(rows: Sequence[tuple[str, str, float, float, float]]) -> Figure:
+    """What sharing gained each task over training it alone, with intervals.
+
+    Args:
+        rows: task, metric, difference, and both ends of its interval; grey where it holds zero.
+    """
+    figure = Figure(figsize=(7, 1.4 + 0.45 * len(rows)), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, _, value, low, high) in enumerate(rows):
+        color = GREEN if low > 0 else ORANGE if high < 0 else GREY
+        axes.plot([low, high], [place, place], color=color, linewidth=2)
+        axes.plot(value, place, "o", color=color)
+    axes.axvline(0, color="black", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [f"{task} ({metric})" for task, metric, *_ in rows])
+    axes.invert_yaxis()
+    axes.set(title="Gain from sharing", xlabel="shared model less the task on its own")
+    _plain(axes)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

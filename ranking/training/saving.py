@@ -1,0 +1,125 @@
+"""Saving while training goes on: the state is copied to host memory, and a thread of its own commits the copy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+from ranking.distributed.collectives import told
+from ranking.training.checkpoint import Checkpoints, SaveError
+from ranking.training.commits import Commit
+from ranking.training.layout import Laid
+from ranking.training.state import Progress, TrainState
+
+log = logging.getLogger(__name__)
+
+Then = Callable[[Commit | None], None]
+"""Told on every rank, from the thread that saves, how a save ended: the commit exists, or there is none."""
+
+
+class Saves:
+    """The saves of one training, at most one in flight; as a context it leaves none behind.
+
+    A save that fails is reported as `checkpoints.on_failure` says, on all ranks alike, as soon as the next one begins
+    or the training ends.
+
+    Args:
+        checkpoints: where to.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """Nothing is in flight."""
+        self.checkpoints, self.failures = checkpoints, 0
+        self._flight: _Flight | None = None
+        self._lost = ""
+
+    def save(self, state: TrainState, score: float | None, then: Then) -> None:
+        """Save the state as it is now; `async` returns as soon as it is copied, `sync` when it is committed.
+
+        Args:
+            state: what to save.
+            score: validation score of this step, if it was evaluated.
+            then: told how it ended.
+
+        Raises:
+            InputError: this save or the one before must not fail and did, or the directory is another job's now.
+        """
+        self.settle()
+        apart = self.checkpoints.config.mode == "async"
+        tensors = {name: laid.copied() if apart else laid for name, laid in state.laid().items()}
+        self._flight = _Flight(self.checkpoints, tensors, state.progress, score, then)
+        if not apart:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing is in flight.
+
+        Raises:
+            InputError: as `save`.
+        """
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        try:
+            flight.outcome.result()
+            self._lost = ""
+        except SaveError as error:
+            self.failures += 1
+            self._lost = f"{self.checkpoints.directory}: step {flight.step} was not saved: {error}"
+            if self.checkpoints.config.on_failure == "stop":
+                self.finish()
+            if self.checkpoints.world.leads:
+                log.error("%s; the checkpoints before are intact, the next save tries again", self._lost)
+
+    def finish(self) -> None:
+        """Wait for the last save, which must have succeeded.
+
+        Raises:
+            InputError: it did not.
+        """
+        self.settle()
+        if self._lost:
+            line = f"{self._lost}; expected room to write: the checkpoints before are intact, the same command goes on"
+            raise told(line, self.checkpoints.world)
+
+    def __enter__(self) -> Self:
+        """The saves themselves."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """After an error give the save in flight the time to end; the error is the one to hear of."""
+        if error is not None and self._flight is not None:
+            self._flight.thread.join()
+
+
+class _Flight:
+    """One save on its way."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        tensors: Mapping[str, Laid],
+        progress: Progress,
+        score: float | None,
+        then: Then,
+    ) -> None:
+        checkpoints.prepare()
+        self.step, self.outcome = progress.step, Future[Commit]()
+        self._save, self._then = partial(checkpoints.publish, tensors, progress, score), then
+        self.thread = Thread(target=self._run, name=f"save-{progress.step}", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            commit = self._save()
+            self._then(commit)
+            self.outcome.set_result(commit)
+        except BaseException as error:
+            if isinstance(error, SaveError):
+                self._then(None)
+            self.outcome.set_exception(error)

@@ -1,0 +1,45 @@
+"""Reading YAML: a mapping of named sections, or one line that says why not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ranking.errors import InputError
+
+_MOST_VALUES = 1_000_000
+
+
+def read_sections(file: Path) -> dict[str, Any]:
+    """The content of a YAML file.
+
+    Raises:
+        InputError: it is missing, not YAML, no mapping with names as keys, or its aliases never end.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; expected a YAML configuration") from None
+    except RecursionError:
+        raise InputError(f"{file}: not readable as YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OSError) as error:  # a date with month 13 is a ValueError
+        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if _size(content, {}) > _MOST_VALUES:
+        raise InputError(f"{file}: its aliases stand for more than {_MOST_VALUES} values; expected fewer")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{file}: got {content!r:.60} at the top; expected a mapping of named sections")
+    return content
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """How many values there are, each counted wherever an alias repeats it; infinite if one contains itself."""
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until its parts are counted
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]

@@ -1,0 +1,143 @@
+"""`study census`, from the publisher's rows to its report, in a size of seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from pipelines.studies.census.findings import Verdict, difference, mean
+from pipelines.study import main
+from tests.data.recipes.test_census import people
+
+ROOT = Path(__file__).parents[3]
+MODELS = ["mmoe", "omoe", "shared_bottom", "single_task", "l2_constrained", "cross_stitch", "tensor_factorization"]
+TINY = {"common": {"batch_size": 64, "average": 0.9}, "runs": 4, "together": 2}
+pytestmark = pytest.mark.filterwarnings("ignore")  # of optuna's experimental sampler
+
+
+def source(directory: Path) -> Path:
+    """Rows whose labels follow from age and sex, with noise."""
+    draw = np.random.default_rng(0)
+    for name, rows in (("train", 640), ("test", 400)):
+        table = people(rows)
+        table["age"], table["sex"] = draw.integers(0, 90, rows), draw.choice(["Female", "Male"], rows)
+        older = table["age"] + 20 * (table["sex"] == "Male") + draw.normal(0, 10, rows) > 50
+        table["income_50k"] = np.where(older, "50000+.", "- 50000.")
+        table["marital_stat"] = np.where(table["age"] + draw.normal(0, 10, rows) < 30, "Never married", "Widowed")
+        table["education"] = np.where(older ^ (draw.random(rows) < 0.1), "Doctorate degree(PhD EdD)", "Children")
+        table.to_parquet(directory / f"{name}.parquet")
+    return directory
+
+
+def study(base: Path, *arguments: str) -> Result:
+    files = [part for name in ("study", "fast") for part in ("-c", str(ROOT / f"configs/census/{name}.yaml"))]
+    (base / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    files += ["-c", str(base / "tiny.yaml")]
+    places = [f"--source={base}", f"--report={base / 'report'}", f"--output={base / 'output'}", "--no-track"]
+    return CliRunner().invoke(main, ["census", *files, *places, *arguments])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """Directory of a study of the mixtures that stopped after one group, and of one that then did the rest."""
+    directory = source(tmp_path_factory.mktemp("census"))
+    first = study(directory, "--group", "education", "--model", "mmoe")
+    assert first.exit_code == 0, first.output
+    (directory / "early.md").write_text((directory / "report/census.md").read_text())
+    (directory / "early.json").write_text((directory / "output/cells/education-mmoe.json").read_text())
+    whole = study(directory)
+    assert whole.exit_code == 0, whole.output
+    return directory
+
+
+@pytest.fixture(scope="module")
+def rows(base: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((base / "report/census.json").read_text())["rows"]
+    return found
+
+
+def test_every_model_runs_in_both_groups(rows) -> None:
+    cells = [row for row in rows if row["part"] == "runs"]
+    assert [(row["group"], row["model"]) for row in cells] == [(group, model) for group in (1, 2) for model in MODELS]
+    for row in cells:
+        main = {1: "income", 2: "education"}[row["group"]]
+        values = row[f"{main}_runs"]
+        assert len(set(values)) == row["runs"] == 4  # each from weights of its own
+        assert row[f"{main}_best"] == pytest.approx(max(values), abs=1e-5)
+        assert row[f"{main}_mean"] == pytest.approx(np.mean(values), abs=1e-5)
+        assert row[f"{main}_std"] == pytest.approx(np.std(values, ddof=1), abs=1e-5)
+        assert row["marital_with_best"] == pytest.approx(row["marital_runs"][int(np.argmax(values))], abs=1e-5)
+        assert (row["pool"], len(row[f"{main}_pooled_runs"])) == (2, 2)
+        assert row["trials"] == 2
+
+
+def test_what_was_learned_beats_chance(rows) -> None:
+    for row in rows:
+        if row["part"] == "runs":
+            assert row["income_mean" if row["group"] == 1 else "education_mean"] > 0.6, row["model"]
+
+
+def test_finished_runs_are_kept_and_an_unfinished_report_says_so(base) -> None:
+    early, text = (base / "early.json").read_text(), (base / "early.md").read_text()
+    assert (base / "output/cells/education-mmoe.json").read_text() == early
+    assert "Unfinished: 13 of 14 cells" in text
+    assert "not run yet" in text
+    assert "Unfinished" not in (base / "report/census.md").read_text()
+
+
+def test_more_runs_are_added_to_those_there(base) -> None:
+    before = json.loads((base / "output/cells/income-omoe.json").read_text())
+    copy = base / "more"
+    result = study(base, "--runs=5", "--group", "income", "--model", "omoe", f"--report={copy}")
+    assert result.exit_code == 0, result.output
+    after = json.loads((base / "output/cells/income-omoe.json").read_text())
+    assert after["test"][:4] == before["test"]
+    assert len(after["test"]) == 5
+
+
+def test_the_report_shows_the_numbers_of_the_json_and_figures_that_exist(base, rows) -> None:
+    text = (base / "report/census.md").read_text()
+    for row in rows:
+        if row["part"] == "runs":
+            main = {1: "income", 2: "education"}[row["group"]]
+            assert f"{row[f'{main}_mean']:.4f} ± {row[f'{main}_std']:.4f}" in text
+    figures = re.findall(r"\]\((\w+\.png)\)", text)
+    assert figures == ["census_income.png", "census_education.png"]
+    assert all((base / "report" / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+
+
+def test_every_finding_is_judged(rows) -> None:
+    judged = {(row["finding"], row["group"]) for row in rows if row["part"] == "findings"}
+    assert judged == {(finding, group) for finding in ("best", "tree", "pooled", "order", "rank") for group in (1, 2)}
+
+
+def test_a_finding_holds_only_with_its_whole_interval() -> None:
+    assert Verdict(2.0, 1.5, 2.5, 1.0).text == "holds"
+    assert Verdict(2.0, 0.5, 3.5, 1.0).text == "open"
+    assert Verdict(0.5, 0.2, 0.8, 1.0).text == "refuted"
+
+
+def test_intervals_are_students_and_welchs() -> None:
+    assert mean([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) == pytest.approx((1.0, 1 - 2.2668, 1 + 2.2668), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "ple"], r"--model: got \['ple'\]; expected some of"),
+        (["--runs=1"], "runs: got '1'"),
+        (["--tuner.trials=0"], "tuner.trials: got '0'"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_line(base, arguments, message) -> None:
+    result = study(base, *arguments)
+    assert result.exit_code == 2
+    assert re.fullmatch(f"error: .*{message}.*\n", result.stderr), result.stderr

@@ -1,0 +1,245 @@
+"""Promotion as a team uses it: dry run, approval, slices, budgets, and a champion that knows other tasks."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+
+from ranking.data.manifest import Manifest
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_NOT_PROMOTED, EXIT_WAITING
+from ranking.tracking.registry import Registry
+from tests.pipelines.contest import Contest, build_contest, schema
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of TorchRec, MLflow and SQLAlchemy, about their own code
+
+GATE = {"margin": 0.02}
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contest]:
+    before = mlflow.get_tracking_uri()
+    yield build_contest(tmp_path_factory.mktemp("contest"))
+    mlflow.set_tracking_uri(before)
+
+
+def story(registry: Registry) -> list[tuple[str, int | None, int]]:
+    return [(d.action, d.before, d.version) for d in registry.audit.decisions() if not d.void]
+
+
+def test_a_dry_run_tells_the_verdict_and_moves_nothing(contest: Contest) -> None:
+    registry = contest.registry("fair")
+    for model, code in (("fair", 0), ("poor", EXIT_NOT_PROMOTED)):
+        if model == "poor":
+            assert contest.run("promote", registry).exit_code == 0
+            contest.propose(registry, "poor")
+        before = registry.aliases(), registry.audit.decisions(), registry.history()
+        done = contest.run("promote", registry, "--dry-run")
+        assert done.exit_code == code, done.output
+        assert "dry run: nothing is moved" in done.output
+        assert (registry.aliases(), registry.audit.decisions(), registry.history()) == before
+    waiting = contest.registry("fair")
+    assert contest.run("promote", waiting, "--dry-run", gate={"approval": "required"}).exit_code == EXIT_WAITING
+
+
+def test_a_worse_challenger_is_rejected_and_the_trail_says_on_what_rows(contest: Contest) -> None:
+    registry = contest.registry("fair")
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "poor")
+    done = contest.run("promote", registry)
+    assert done.exit_code == EXIT_NOT_PROMOTED
+    assert story(registry) == [("promoted", None, 1), ("rejected", 1, 2)]
+    decision = registry.audit.decisions()[-1]
+    digest = json.loads(decision.verdict)["notes"][0].removeprefix("rows: manifest ")
+    assert decision.manifest.startswith(digest)
+    assert registry.version(2).tags["gate.manifest"] == decision.manifest
+    assert "the champion was tested on manifest feedfeedfeed when it was trained" in done.output
+    assert "shadow: the score of" in done.output
+    assert "rank correlation" in done.output
+
+
+def test_a_person_approves_what_passed(contest: Contest) -> None:
+    registry, gate = contest.registry("poor"), GATE | {"approval": "required"}
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "fair")
+    asked = contest.run("promote", registry, gate=gate)
+    assert asked.exit_code == EXIT_WAITING, asked.output
+    assert (registry.champion(), registry.candidate(), registry.challenger()) == (1, 2, None)
+    assert contest.run("promote", registry, gate=gate).exit_code == EXIT_WAITING, "it still waits"
+
+    nameless = contest.run("promote", registry, "--approve", "2", gate=gate)
+    assert (nameless.exit_code, "--by" in nameless.output) == (EXIT_INPUT, True)
+    other = contest.run("promote", registry, "--approve", "1", "--by", "Ada", gate=gate)
+    assert (other.exit_code, "expected the candidate" in other.output) == (EXIT_INPUT, True)
+    assert registry.champion() == 1
+
+    done = contest.run("promote", registry, "--approve", "2", "--by", "Ada", gate=gate)
+    assert done.exit_code == 0, done.output
+    assert registry.aliases() == {"champion": 2, "previous_champion": 1}
+    assert story(registry)[-2:] == [("nominated", 1, 2), ("approved", 1, 2)]
+    assert registry.audit.head().by == "Ada"
+
+
+def test_an_approval_is_judged_against_the_champion_of_the_day(contest: Contest) -> None:
+    registry, gate = contest.registry("poor"), GATE | {"approval": "required"}
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "fair")
+    assert contest.run("promote", registry, gate=gate).exit_code == EXIT_WAITING
+    contest.propose(registry, "truth")
+    assert contest.run("promote", registry).exit_code == 0
+    late = contest.run("promote", registry, "--approve", "2", "--by", "Ada", gate=gate)
+    assert late.exit_code == EXIT_NOT_PROMOTED, late.output
+    assert registry.aliases() == {"champion": 3, "previous_champion": 1}
+    assert story(registry)[-1] == ("rejected", 3, 2)
+
+
+def test_a_person_may_decline(contest: Contest) -> None:
+    registry, gate = contest.registry("fair"), GATE | {"approval": "required"}
+    assert contest.run("promote", registry, gate=gate).exit_code == EXIT_WAITING
+    done = contest.run("promote", registry, "--decline", "1", "--by", "Ada", "--reason", "holiday")
+    assert done.exit_code == 0, done.output
+    assert registry.aliases() == {}
+    decision = registry.audit.decisions()[-1]
+    assert (decision.action, decision.by, decision.reason) == ("declined", "Ada", "holiday")
+    assert contest.run("promote", registry, "--decline", "1", "--by", "Ada").exit_code == EXIT_INPUT
+
+
+def test_a_slice_that_falls_blocks_what_is_better_on_the_whole(contest: Contest) -> None:
+    registry = contest.registry("poor")
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "trap")
+    slices = {
+        "tab": {"column": "tab", "values": 3},
+        "new_users": {"unseen": "user", "min_positives": 100},
+        "late": {"where": "tab >= 3"},
+    }
+    assert contest.run("promote", registry, "--dry-run", gate={"margin": 0.03}).exit_code == 0, "better on the whole"
+    done = contest.run("promote", registry, gate={"margin": 0.03, "slices": slices})
+    assert done.exit_code == EXIT_NOT_PROMOTED, done.output
+    lost = {part.split("]")[0].split(": auc_change")[0] for part in registry.version(2).tags["gate.reason"].split("; ")}
+    assert lost == {"click @ tab=1", "like @ tab=1"}
+    assert "gate.auc_change.click.tab_1" in registry.version(2).tags
+    shown = done.output
+    assert all(f"click @ {name}" in shown for name in ("tab=other", "new_users", "late"))
+
+
+@pytest.fixture(scope="module")
+def rivals(contest: Contest) -> Registry:
+    """A champion and a better challenger, for dry runs."""
+    registry = contest.registry("fair")
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "truth")
+    return registry
+
+
+def test_what_is_new_is_what_training_has_not_seen(contest: Contest, rivals: Registry) -> None:
+    """Users by the challenger's vocabulary, of which every sixth row's is outside; tabs by the training data."""
+    slices = {name: {"unseen": name, "min_positives": 2} for name in ("user", "tab")}
+    done = contest.run("promote", rivals, "--dry-run", gate=GATE | {"slices": slices})
+    assert done.exit_code == 0, done.output
+    ends = {name: line for line in done.output.splitlines() for name in slices if f"click @ {name}" in line}
+    assert ends["user"].endswith("passed")
+    assert ends["tab"].endswith("not judged")
+
+
+def test_a_budget_that_is_exceeded_blocks(contest: Contest, rivals: Registry) -> None:
+    def run(latency: float, size: float, moved: float, correlation: float) -> tuple[int, list[str]]:
+        timed = {"p95_ms": latency, "ratio": latency, "requests": 20, "rows": 64}
+        shadow = {"max_moved": moved, "min_correlation": correlation}
+        gate = GATE | {"latency": timed, "max_artefact_mib": size, "shadow": shadow}
+        done = contest.run("promote", rivals, "--dry-run", gate=gate)
+        return done.exit_code, [line.split()[0] for line in done.output.splitlines() if line.endswith("FAILED")]
+
+    assert run(1e6, 1e6, 1.0, -1.0) == (0, [])
+    failed = ["shadow_moved", "shadow_correlation", "latency", "latency_ratio", "size"]
+    assert run(1e-6, 1e-6, 0.001, 0.9999) == (EXIT_NOT_PROMOTED, failed)
+
+
+def test_a_champion_with_other_tasks_and_features_is_judged_on_what_both_have(contest: Contest) -> None:
+    registry = contest.registry("poor click share")
+    old = {"schema": schema("poor", "click", "share")}
+    assert contest.run("promote", registry, **old).exit_code == 0
+    contest.propose(registry, "fair")
+    refused = contest.run("promote", registry, "--dry-run", gate=GATE | {"dropped": "refuse"})
+    assert refused.exit_code == EXIT_NOT_PROMOTED
+    assert "share: task undefined, required a task of the challenger (the champion has it)" in refused.output
+    done = contest.run("promote", registry)
+    assert done.exit_code == 0, done.output
+    assert "the champion does not predict like: held to the floors alone" in done.output
+    assert "the challenger does not predict share, which the champion does" in done.output
+    names = [(line.split()[0], line.split()[1]) for line in done.output.splitlines() if line.endswith("passed")]
+    assert ("auc_change", "click") in names
+    assert ("auc", "like") in names
+
+
+def test_without_the_tasks_of_the_configuration_there_is_nothing_to_promote(contest: Contest) -> None:
+    done = contest.run("promote", contest.registry("poor click share"))
+    assert done.exit_code == EXIT_INPUT
+    assert "schema.tasks: version 1 does not predict ['like']" in done.output
+
+
+def test_a_champion_whose_columns_are_gone_is_named(contest: Contest) -> None:
+    registry = contest.registry("poor")
+    assert contest.run("promote", registry).exit_code == 0
+    contest.propose(registry, "fair")
+    file = contest.folder / "narrow.parquet"
+    pq.write_table(pq.read_table(contest.folder / "test.parquet").drop_columns(["poor"]), file)
+    pin = contest.folder / "narrow.json"
+    pin.write_text(Manifest.build(str(file), ["tab", "user", "fair", "is_click", "is_like"]).model_dump_json())
+    done = contest.run("promote", registry, "--manifest", str(pin))
+    assert done.exit_code == EXIT_INPUT
+    assert "narrow.parquet: column 'poor': missing" in done.output
+    assert registry.champion() == 1
+
+
+def test_without_mlflow_promotion_fails_closed_in_one_line(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    registry = contest.registry("fair")
+    try:
+        done = contest.run("promote", registry, tracking={"uri": address})
+    finally:
+        mlflow.set_tracking_uri(contest.uri)
+    assert done.exit_code == EXIT_FAILURE
+    (line,) = [line for line in done.output.splitlines() if line]
+    assert line.startswith(f"error: RegistryError: registry {registry.name} at {address}: ")
+    assert registry.aliases() == {"challenger": 1}
+
+
+def test_the_history_is_read_back_by_people_and_programs(contest: Contest) -> None:
+    registry = contest.registry("poor")
+    assert contest.run("registry", registry, "history").output.split() == ["#", *"at what from to by".split(), *TAIL]
+    for model in (None, "fair", "poor"):
+        if model:
+            contest.propose(registry, model)
+        contest.run("promote", registry, "--by", "nightly")
+    back = contest.run("rollback", registry, "--by", "Ada", "--reason", "complaints")
+    assert back.exit_code == 0, back.output
+
+    table = contest.run("registry", registry, "history").output.splitlines()
+    assert [line.split()[2:6] for line in table[1:]] == [
+        ["promoted", "-", "1", "nightly"],
+        ["promoted", "1", "2", "nightly"],
+        ["rolled_back", "2", "1", "Ada"],
+    ]
+    assert table[-1].endswith("complaints")
+    everything = json.loads(contest.run("registry", registry, "history", "--all", "--json").output)
+    assert [d["action"] for d in everything] == ["promoted", "promoted", "rejected", "rolled_back"]
+    assert everything[1]["verdict"]["promote"] is True
+    shown = contest.run("registry", registry, "show", "3").output
+    assert f"{registry.name} version 3" in shown
+    assert "rejected by nightly" in shown
+    assert "do not promote" in shown
+    detail = json.loads(contest.run("registry", registry, "show", "2", "--json").output)
+    assert (detail["version"], detail["replaces"], bool(detail["rolled_back_at"])) == (2, 1, True)
+    missing = contest.run("registry", registry, "show", "9")
+    assert (missing.exit_code, "no version 9" in missing.output) == (EXIT_INPUT, True)
+
+
+TAIL = ["manifest", "reason"]

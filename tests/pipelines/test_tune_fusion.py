@@ -1,0 +1,115 @@
+"""Powers of the score: searched on the predictions of a run or of a registered model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipelines.tuning.fusion import Judge, weights
+from ranking.config import load, revise
+from ranking.errors import InputError
+from ranking.metrics import Predictions, gauc
+from ranking.serving.fusion import fuse
+from tests.launch import Ended, run
+from tests.workspace import Workspace, build
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow, SQLAlchemy and optuna, about their own code
+OFFLINE = ("--tracking.uri=http://127.0.0.1:9", "--tracking.drain_seconds=0", "--tracking.request_timeout=1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a finished run, its challenger, and powers of its own."""
+    workspace = build(tmp_path_factory.mktemp("fusion"))
+    content = yaml.safe_load(workspace.yaml.read_text())
+    content["fusion"] = {"powers": {"click": 1.0, "watch": 0.5}}
+    content["tune"] = {"target": "fusion", "startup_trials": 6, "trials": 8}
+    content["tune"]["fusion"] = {
+        "weights": {"click": 1, "like": 0.5},
+        "powers": {name: {"low": 0.0, "high": 2.0} for name in ("click", "like")},
+    }
+    workspace.yaml.write_text(yaml.safe_dump(content))
+    (ended,) = run(workspace.folder, "pipelines.train", workspace.arguments("--training.epochs=1"))
+    assert ended.code == 0, ended.err
+    return workspace
+
+
+def tune(home: Workspace, *options: str) -> Ended:
+    (ended,) = run(home.folder, "pipelines.tune", home.arguments(*options))
+    return ended
+
+
+def trials(home: Workspace) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((home.folder / "run/tune/fusion/trials.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def searched(home: Workspace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Every trial on the run's own predictions, and the powers of the best."""
+    ended = tune(home, *OFFLINE)
+    assert ended.code == 0, ended.err
+    return trials(home), load([home.yaml, home.folder / "run/tune/fusion/best.yaml"]).fusion.powers
+
+
+def test_it_begins_with_the_powers_as_they_stand_and_gains(searched) -> None:
+    found, powers = searched
+    assert [trial["state"] for trial in found] == ["complete"] * 8
+    assert found[0]["values"] == {"fusion.powers.click": 1.0, "fusion.powers.like": 0.0}
+    best = max(found, key=lambda trial: trial["value"])
+    assert best["value"] >= found[0]["value"]
+    own = {path.rsplit(".", 1)[1]: power for path, power in best["values"].items()}
+    assert powers == pytest.approx({"watch": 0.5} | own)
+
+
+def test_a_registered_model_gives_the_same_answer(home: Workspace, searched) -> None:
+    options = ("--tune.study=registered", "--tune.trials=1", "--tune.fusion.source=challenger")
+    ended = tune(home, *options)
+    assert ended.code == 0, ended.err
+    assert trials(home)[0]["value"] == pytest.approx(searched[0][0]["value"], abs=1e-5)
+
+
+def test_another_question_is_another_study(home: Workspace, searched) -> None:
+    ended = tune(home, "--tune.fusion.space=sample", *OFFLINE)
+    assert ended.code == 2
+    assert ended.errors[0].startswith("error: tune.fusion: got ")
+    assert "or another tune.study" in ended.errors[0]
+
+
+def predictions() -> Predictions:
+    draw = np.random.default_rng(0)
+    click = draw.integers(0, 2, 300)
+    return Predictions(
+        names=("click", "like", "watch"),
+        kinds=("binary", "binary", "regression"),
+        scores=draw.random((300, 3)),
+        labels=np.stack([click, click * draw.integers(0, 2, 300), draw.random(300)], axis=1).astype(float),
+        in_space=np.stack([np.ones(300, bool), click == 1, click == 1], axis=1),
+        observed=np.ones((300, 3), bool),
+        rows=draw.permutation(300),
+        groups=draw.integers(0, 20, 300),
+    )
+
+
+@pytest.mark.parametrize("space", ["entire", "sample"])
+def test_the_objective_is_the_weighted_gauc_of_the_score_that_is_served(workspace: Workspace, space: str) -> None:
+    config, found = workspace.config(f"--tune.fusion.space={space}"), predictions()
+    judge = Judge(config, found, {"click": 1.0, "like": 3.0}, None)
+    fusion = config.fusion.model_copy(update={"powers": {"click": 0.3, "like": 1.2}})
+    score = fuse(torch.from_numpy(found.scores), config.schema.tasks, fusion).numpy()
+    areas = []
+    for task in range(2):
+        mask = (found.observed if space == "entire" else found.in_space)[:, task]
+        areas.append(gauc(score[mask], found.labels[mask, task], found.groups[mask]).value)
+    assert judge({"fusion.powers.click": 0.3, "fusion.powers.like": 1.2}) == pytest.approx(areas[0] + 3 * areas[1])
+
+
+def test_a_regression_task_has_no_gauc(workspace: Workspace) -> None:
+    assert weights(workspace.config()) == {"click": 1, "like": 1}
+    with pytest.raises(InputError, match=r"tune\.fusion\.weights: 'watch' is a regression task"):
+        weights(revise(workspace.config(), {"tune.fusion.weights": {"watch": 1}}))
