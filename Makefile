@@ -2,6 +2,7 @@
 DEVICE ?= cpu
 NPROC ?= 2
 CONFIG ?= configs/quickstart.yaml
+CENSUS ?= data/census
 VARIANT := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +19,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train demo-retrain test check bench schema docs images clean
+.PHONY: help train demo-retrain test studies-fast check bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +39,16 @@ demo-retrain: .venv/$(VARIANT)  ## three nights of retraining on real days, endi
 
 test: .venv/dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+FAST = -c configs/$(1)/study.yaml -c configs/$(1)/fast.yaml
+SIMULATED := -c configs/synthetic/architectures.yaml -c configs/synthetic/architectures_fast.yaml
+studies-fast: .venv/$(VARIANT)  ## every study, small: runs/studies-fast (CENSUS=directory of the publisher's files)
+	$(RUN) pipelines.study synthetic $(call FAST,synthetic)
+	$(RUN) pipelines.study impressions $(SIMULATED)
+	$(RUN) pipelines.study live $(SIMULATED)
+	$(RUN) pipelines.study kuairand $(call FAST,kuairand)
+	if [ -d $(CENSUS) ]; then $(RUN) pipelines.study census $(call FAST,census) --source=$(CENSUS); \
+	else echo "census: skipped, $(CENSUS) is missing; expected the publisher's files, see configs/census/study.yaml"; fi
 
 check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration schema and docker/
 	$(BIN)/ruff check .

@@ -215,7 +215,7 @@ STUDIES |= {
     "census/fast.yaml",
     "kuairand/warm_start.yaml",
     "synthetic/architectures_fast.yaml",
-    "kuairand/study_fast.yaml",
+    "kuairand/fast.yaml",
 }
 
 

@@ -84,14 +84,15 @@ def gates(runs: Iterable[Trained]) -> Figure:
 def markdown(record: Record, config: ImpressionsStudyConfig) -> str:
     """The whole report."""
     log, people = config.log, config.log.population
-    steps = sorted({row["step"] for row in record.rows if row["step"] != "test"})
+    seen = sorted({row["step"] for row in record.rows if row["step"] != "test"})
+    steps = [step for step in seen if step % seen[0] == 0]  # the last evaluation may be an odd one
     at = {(row["model"], row["step"]): row for row in record.rows}
     models = list(dict.fromkeys(row["model"] for row in record.rows if row["model"] != "truth"))
     return f"""# The architectures on a large simulated log [MMoE, section 6]
 
 {source(record, "impressions.json")}
-{log.rows:,} impressions of {people.users:,} users and {people.items:,} items over {log.days} days whose truth is
-known: latent factors, Zipf popularity, position bias, a click, and a like given the click. The two tasks' directions
+{log.rows:,} impressions of {people.users:,} users and {people.items:,} items over {log.days} days whose truth is known:
+latent factors, Zipf popularity, position bias, a click, and a like given the click. The directions of the two tasks
 have the cosine {people.correlation:g}; {people.click_rate:.0%} of impressions are clicked, {people.like_rate:.0%} of
 clicks liked. One pass over the training days in batches of {_batch(config)}, the same optimizers and widths for all.
 
@@ -111,6 +112,9 @@ the AUC of the true probabilities, which no model can be expected to pass.
 
 {_test(at, models)}
 ## Gates of MMoE
+
+Mean weight of every expert on the test rows. The published picture has the sparse satisfaction task on fewer experts
+than engagement.
 
 ![gates](impressions_gates.png)
 """
