@@ -19,7 +19,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train demo-retrain test studies-fast check bench schema docs images clean
+.PHONY: help train demo-retrain test faults studies-fast check bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,10 @@ demo-retrain: .venv/$(VARIANT)  ## three nights of retraining on real days, endi
 
 test: .venv/dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+faults: .venv/dev  ## the fault campaign: 500 injections into real jobs, docs/reliability.json and its page (COUNT=... SEED=...)
+	$(BIN)/python -m tests.faults.campaign --count $(or $(COUNT),500) --seed $(or $(SEED),1) --json docs/reliability.json; \
+		code=$$?; $(BIN)/python docs/reliability.py && exit $$code
 
 FAST = -c configs/$(1)/study.yaml -c configs/$(1)/fast.yaml
 SIMULATED := -c configs/synthetic/architectures.yaml -c configs/synthetic/architectures_fast.yaml

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipelines.train", "pipelines.doctor", "ranking.tracking.delivery"])
+_CONTEXT.set_forkserver_preload(
+    ["pipelines.train", "pipelines.doctor", "ranking.tracking.delivery", "torch.distributed.optim"]
+)
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds
-_MISSING_TRIES = 3  # a store behind a load balancer can say 404 of a file that is there
+_DOUBTFUL_TRIES = 3  # a store behind a load balancer can say 404 of a file that is there, and bits flip on the way
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "created")
 _jitter = random.Random()  # of its own: the global state belongs to the run
 
@@ -147,8 +147,8 @@ class Store:
         if isinstance(self._system(url)[0], LocalFileSystem | MemoryFileSystem):
             return False
         if isinstance(error, FileNotFoundError):
-            return tries < _MISSING_TRIES
-        return _transient(error)
+            return tries < _DOUBTFUL_TRIES
+        return _transient(error) or (_damaging(error) and tries < _DOUBTFUL_TRIES)
 
     def _system(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and the path in it. S3's own retries are off: they know of no deadline."""
@@ -196,6 +196,13 @@ def _transient(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
+def _damaging(error: Exception) -> bool:
+    """Read, and found to be other bytes than were written."""
+    unnumbered = isinstance(error, OSError) and not isinstance(error, PermissionError) and error.errno is None
+    arrow = isinstance(error, pa.ArrowException) or unnumbered
+    return arrow or type(error).__name__ == "FlexibleChecksumError"  # botocore compared S3's checksum of the object
+
+
 def _named(what: str, error: Exception, tries: int, spent: float) -> InputError:
     reason = _reason(error)
     if isinstance(error, FileNotFoundError):
@@ -205,8 +212,7 @@ def _named(what: str, error: Exception, tries: int, spent: float) -> InputError:
             f"{what}: got {reason!r} after {tries} attempts in {spent:.0f} s; expected an answer within "
             "data.retry.deadline_s"
         )
-    arrow = isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
-    if arrow or type(error).__name__ == "FlexibleChecksumError":  # botocore compared S3's checksum of the object
+    if _damaging(error):
         return DamageError(f"{what}: got {reason!r}; expected an undamaged Parquet file")
     return InputError(f"{what}: got {reason!r}; expected a readable file")
 

@@ -66,6 +66,25 @@ class Commit(Frozen):
         """Bytes."""
         return sum(size for size, _ in self.files.values())
 
+    @property
+    def text(self) -> str:
+        """Content of its file, sealed: a flipped digit must not pass for another score or world size."""
+        return _Sealed(**dict(self), sha256=self._sha256).model_dump_json()
+
+    @property
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class _Sealed(Commit):
+    sha256: str
+
+    @property
+    def opened(self) -> Commit | None:
+        """The commit; None where it is not the one that was sealed."""
+        commit = Commit(**{name: getattr(self, name) for name in Commit.model_fields})
+        return commit if commit._sha256 == self.sha256 else None
+
 
 def read_commits(directory: Path) -> list[Commit]:
     """Every commit under a checkpoint directory, oldest first.
@@ -127,7 +146,7 @@ def mark(directory: Path, commit: Commit) -> None:
     target = _marker(directory, commit)
     draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
     try:
-        write(draft, commit.model_dump_json())
+        write(draft, commit.text)
         os.link(draft, target)  # put-if-absent: fails where a commit of this step stands
     except FileExistsError:
         raise InputError(f"{target}: step {commit.step} is already committed by another process") from None
@@ -232,7 +251,10 @@ def _marker(directory: Path, commit: Commit) -> Path:
 
 def _read(file: Path) -> Commit:
     try:
-        return Commit.model_validate_json(file.read_text())
+        commit = _Sealed.model_validate_json(file.read_text()).opened
+        if commit is not None and file.stem == f"{commit.step:020d}":
+            return commit
+        reason = "not what was committed"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "content"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -11,12 +12,16 @@ from types import TracebackType
 from typing import Self
 
 from ranking.distributed.collectives import told
+from ranking.errors import InputError
 from ranking.training.checkpoint import Checkpoints, SaveError
 from ranking.training.commits import Commit
 from ranking.training.layout import Laid
 from ranking.training.state import Progress, TrainState
+from ranking.training.stored import one_line
 
 log = logging.getLogger(__name__)
+
+_LOOK = 5.0  # s between two signs of life while a save is waited for
 
 Then = Callable[[Commit | None], None]
 """Told on every rank, from the thread that saves, how a save ended: the commit exists, or there is none."""
@@ -65,6 +70,10 @@ class Saves:
         flight, self._flight = self._flight, None
         if flight is None:
             return
+        pulse = self.checkpoints.world.pulse
+        while flight.thread.is_alive():
+            flight.thread.join(_LOOK)
+            pulse.since = time.monotonic()  # a large checkpoint takes its time; the save's own collectives bound it
         try:
             flight.outcome.result()
             self._lost = ""
@@ -109,7 +118,7 @@ class _Flight:
         then: Then,
     ) -> None:
         checkpoints.prepare()
-        self.step, self.outcome = progress.step, Future[Commit]()
+        self.step, self.outcome, self._world = progress.step, Future[Commit](), checkpoints.world
         self._save, self._then = partial(checkpoints.publish, tensors, progress, score), then
         self.thread = Thread(target=self._run, name=f"save-{progress.step}", daemon=True)
         self.thread.start()
@@ -122,4 +131,6 @@ class _Flight:
         except BaseException as error:
             if isinstance(error, SaveError):
                 self._then(None)
+            elif not isinstance(error, InputError | RuntimeError):  # unforeseen, and no other rank's broken connection
+                self._world.pulse.trouble = f"step {self.step}: the save failed: {one_line(error)}"
             self.outcome.set_exception(error)

@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._forward(body, fault)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # names of the base class
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = handle_one  # names of the base class
 
     def _refuse(self, fault: Fault) -> None:
         text = f"<Error><Code>{fault.code}</Code><Message>{fault.code}</Message></Error>".encode()

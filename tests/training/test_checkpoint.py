@@ -140,7 +140,7 @@ def incidents(world: World, files: list[Path], folder: Path) -> dict:
     found["names"] = refusal(lambda: checkpoints.restore(other))
 
     marker = folder / "commits" / f"{6:020d}.json"
-    outside = marker.read_text().replace(checkpoints.commits()[-1].attempt, "../../elsewhere")
+    outside = checkpoints.commits()[-1].model_copy(update={"attempt": "../../elsewhere"}).text
     checkpoints.commits()  # nobody still reads while rank 0 writes
     torch.distributed.barrier(world.control)
     if world.leads:

@@ -56,6 +56,16 @@ def test_a_commit_of_another_format_is_named_with_what_is_wrong(tmp_path: Path) 
         read_commits(tmp_path)
 
 
+@pytest.mark.parametrize(("before", "after"), [('"score":0.5', '"score":0.9'), ('"world_size":1', '"world_size":3')])
+def test_a_commit_with_another_digit_is_no_commit(tmp_path: Path, before: str, after: str) -> None:
+    commit(tmp_path, 3, 0.5)
+    file = tmp_path / "commits" / f"{3:020d}.json"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    with pytest.raises(InputError, match=r"03\.json: damaged \(not what was committed\); expected a commit; remove it"):
+        read_commits(tmp_path)
+
+
 def test_every_file_is_in_one_share_of_the_verification(tmp_path: Path) -> None:
     made = commit(tmp_path, 1)
     (attempt_path(tmp_path, made) / "small").write_bytes(b"0123456789")

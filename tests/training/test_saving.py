@@ -133,6 +133,21 @@ def test_who_lost_the_directory_commits_nothing_whatever_the_policy(workspace, t
     assert list((tmp_path / "commits").iterdir()) == list((tmp_path / "attempts").iterdir()) == []
 
 
+def unforeseen(world: World, files: list[Path], folder: Path) -> str:
+    def then(commit: Commit | None) -> None:
+        raise ValueError("a bug")
+
+    saves = Saves(Checkpoints(folder, CheckpointConfig(), world))
+    saves.save(assembly(world, files).state(10), None, then)
+    with pytest.raises(ValueError, match="a bug"):
+        saves.settle()
+    return world.pulse.trouble
+
+
+def test_what_nobody_foresaw_ends_the_job_without_waiting_for_the_next_save(workspace, tmp_path) -> None:
+    assert launch(unforeseen, 1, [workspace.yaml], tmp_path) == ["step 0: the save failed: ValueError: a bug"]
+
+
 def on_a_full_disk(world: World, files: list[Path], folder: Path, mode: str) -> dict:
     """The disk of one rank is full at the second save; then it is not; then at the last again."""
     parts = assembly(world, files)
