@@ -28,7 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds
-_DOUBTFUL_TRIES = 3  # a store behind a load balancer can say 404 of a file that is there, and bits flip on the way
+_DOUBTFUL_TRIES = 5  # a store behind a load balancer can say 404 of a file that is there, and bits flip on the way
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "created")
 _jitter = random.Random()  # of its own: the global state belongs to the run
 

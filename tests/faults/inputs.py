@@ -152,7 +152,7 @@ def bad_store(trial: Trial) -> Outcome:
         if kind == "replaced":
             system.pipe_file(f"{url}/{shard}", content[:-20] + bytes(20))
         what = f"{shard} {kind} after step {step}"
-        if wrong := refusal(trial.launch().wait(PATIENCE), shard if kind == "replaced" else "train"):
+        if wrong := refusal(trial.launch().wait(PATIENCE), shard):
             return Outcome(what, wrong)
         system.pipe_file(f"{url}/{shard}", content)
         return _ends_as_plain(trial, what)
@@ -160,7 +160,7 @@ def bad_store(trial: Trial) -> Outcome:
 
 def _passing(trial: Trial, proxy: Proxy) -> Outcome:
     kinds = trial.draw.choices(["status", "stall", "cut", "reset"], k=trial.draw.randint(1, 4))
-    kinds += trial.draw.choice([[], ["short"], ["flip"]])  # one: wrong bytes are asked for three times in all
+    kinds += trial.draw.choice([[], ["short"], ["flip"]])  # one: wrong bytes are asked for five times in all
     faults = [
         Fault(
             kind,  # type: ignore[arg-type]
