@@ -136,7 +136,7 @@ class Supervisor:
             return self._failure("the launcher is gone")
         if pulse.trouble:
             return self._failure(pulse.trouble)
-        if pulse.part and now - pulse.since > self.hang_timeout:
+        if pulse.part and now - pulse.since > self.hang_timeout + _WORD / 2:  # a stopped neighbour is found out first
             return self._failure(f"no progress for {self.hang_timeout:g} s (training.hang_timeout)", hang=True)
         if now - self._heard > self._silent + _WORD:
             return self._failure(f"rank {self.world.rank}: the ranks' store has not answered for {self._silent:g} s")
