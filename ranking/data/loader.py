@@ -180,6 +180,7 @@ class Loader:
         empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64))
 
         def load(block: Block) -> Rows:
+            """Decode and encode one block; damaged row groups leave rows of weight 0 in their places."""
             table, kept = decoder.salvage(block.pieces, quarantine.add)
             numbers = self.plan.numbers(Block(block.pieces[kept]))
             try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+import typer
 import yaml
 from pydantic import Field, model_validator
 
@@ -15,6 +16,8 @@ from ranking.schema import Frozen, Name
 from ranking.tracking.runs import TrackingConfig
 
 REFERENCE = "shared_bottom"
+
+Render = Annotated[bool, typer.Option("--render", help="Only write the report again, from the JSON.")]
 
 
 class GridConfig(Frozen):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow.parquet as pq
-import typer
 from matplotlib.figure import Figure
 
 from pipelines.job import say
 from pipelines.prepare import prepare
-from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig
+from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig, Render
 from pipelines.studies.architectures.grid import Trained, train_grid
 from pipelines.studies.architectures.summary import LEVEL
 from pipelines.studies.markdown import NAMES, source, table
@@ -24,8 +22,6 @@ from ranking.data.synthetic.impressions import write_impressions
 from ranking.distributed.world import World, join
 from ranking.metrics import EvaluationReport, SpaceReport, delong, paired_delong
 from ranking.tracking.figures import gate_distribution
-
-Render = Annotated[bool, typer.Option("--render", help="Only write the report again, from the JSON.")]
 
 TASKS = ("click", "like")
 
@@ -171,6 +167,7 @@ def _by_step(
     best = {step: max(at[model, step][name] for model in shown) for step in steps}
 
     def cell(row: Row) -> str:
+        """A metric with its interval; bold for the best of its step."""
         text = f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
         return f"**{text}**" if row[name] == best[row["step"]] else text
 
@@ -180,6 +177,7 @@ def _by_step(
 
 def _test(at: dict[tuple[str, object], Row], models: Sequence[str]) -> str:
     def cells(row: Row) -> Iterator[str]:
+        """AUC of every task with its interval, and its gain over the reference; bold where that excludes zero."""
         for task in TASKS:
             if f"{task}_auc" not in row:
                 yield from ("undefined", "")

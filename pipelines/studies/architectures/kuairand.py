@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib.pyplot as plt
-import typer
 from matplotlib.figure import Figure
 
 from pipelines.job import say
 from pipelines.prepare import prepare
-from pipelines.studies.architectures.config import REFERENCE, KuairandConfig
+from pipelines.studies.architectures.config import REFERENCE, KuairandConfig, Render
 from pipelines.studies.architectures.grid import train_grid
 from pipelines.studies.architectures.summary import LEVEL, over_seeds, tasks_of
 from pipelines.studies.markdown import NAMES, source, table
@@ -21,8 +19,6 @@ from pipelines.studies.record import Record, Row
 from ranking.distributed.world import join
 from ranking.metrics import EvaluationReport, evaluate_predictions
 from ranking.tracking.figures import BLUE, GREY, ORANGE
-
-Render = Annotated[bool, typer.Option("--render", help="Only write report and figure again, from the JSON.")]
 
 
 def kuairand(config: KuairandConfig, render: Render = False) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import typer
 
 from pipelines.assembly import Assembly
 from pipelines.job import say
-from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig
+from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig, Render
 from pipelines.studies.architectures.grid import Trained
 from pipelines.studies.architectures.impressions import fitted
 from pipelines.studies.markdown import NAMES, source, table
@@ -26,8 +24,6 @@ from ranking.distributed.world import World, join
 from ranking.serving.artefact import export
 from ranking.serving.ranker import Ranker
 from ranking.training.checkpoint import Checkpoints, read_model
-
-Render = Annotated[bool, typer.Option("--render", help="Only write the report again, from the JSON.")]
 
 BASELINES = ("single_task", REFERENCE)
 OUTCOMES = ("engagement", "satisfaction")

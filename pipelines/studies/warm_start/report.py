@@ -105,6 +105,7 @@ def draw(rows: Sequence[Row], config: WarmStartStudyConfig) -> dict[str, Figure]
 
 def _arms(config: WarmStartStudyConfig) -> str:
     def words(arm: str) -> str:
+        """What an arm does, in one sentence."""
         each = config.arms[arm]
         if not each.days:
             return "the first model, never updated"
