@@ -169,11 +169,9 @@ class Supervisor:
             if isinstance(error, ToldError):
                 return EXIT_INPUT
             first = self._explain(error)
-            try:
+            with suppress(RuntimeError):  # nobody is left to hear it
                 first = self._board.publish(first)
-                self._tell(first)
-            except RuntimeError:  # nobody is left to hear it
-                complain(first.line)
+            self._tell(first)
         if self.world.size > 1:
             time.sleep(2 * _TICK)  # the others hear it before their connections, and perhaps the store, close with us
             leave = threading.Timer(_UNWIND, os._exit, (first.code,))
@@ -219,15 +217,19 @@ class Supervisor:
         words.start()
         self._tell(failure)
         words.join(_WORD)
-        if failure.rank == self.world.rank:
-            time.sleep(2 * _TICK)  # a launcher ends all others with the first
+        if failure.rank == self.world.rank or self.world.leads:
+            time.sleep(2 * _TICK)  # a launcher ends all others with the first; the store may close with rank 0
         self._leave(failure)
 
     def _tell(self, failure: Failure) -> None:
-        if self.world.leads:
-            complain(failure.line)
-            self._board.told()
-        elif failure.rank == self.world.rank and not self._board.is_told(_WORD):
+        """One rank tells the user; where the store no longer says which, better two than none."""
+        mine = failure.rank == self.world.rank
+        try:
+            speaks = self.world.leads or (mine and not self._board.is_told(_WORD))
+            speaks = speaks and self._board.claim()
+        except RuntimeError:
+            speaks = self.world.leads or mine
+        if speaks:
             complain(failure.line)
 
     def _leave(self, failure: Failure) -> None:

@@ -84,12 +84,13 @@ class Board:
         """End the job; returns the failure that was first."""
         return Failure.model_validate_json(self._store.compare_set(_FAILURE, "", failure.model_dump_json()))
 
-    def told(self) -> None:
-        """Say that the user has read the failure."""
-        self._store.set(_TOLD, "")
+    def claim(self) -> bool:
+        """Whether it is this rank that tells the user; no other may from then on."""
+        mine = str(self._world.rank)
+        return self._store.compare_set(_TOLD, "", mine) == mine.encode()
 
     def is_told(self, within: float) -> bool:
-        """Whether the user has read it before so many seconds are over."""
+        """Whether a rank tells the user before so many seconds are over."""
         try:
             self._store.wait([_TOLD], timedelta(seconds=within))
         except dist.DistStoreError:
