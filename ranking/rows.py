@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,14 +30,8 @@ class Ragged:
 
     def take(self, index: Tensor) -> Ragged:
         """The rows at `index` `[M]`, in that order."""
-        ends = self.lengths.cumsum(0)
-        lengths = self.lengths.index_select(0, index)
-        starts = (ends - self.lengths).index_select(0, index)
-        shift = starts - (lengths.cumsum(0) - lengths)
-        places = torch.from_numpy(np.repeat(shift.numpy(), lengths.numpy()))  # 4 times as fast as repeat_interleave
-        places += torch.arange(places.numel())
-        weights = None if self.weights is None else self.weights.index_select(0, places)
-        return Ragged(self.values.index_select(0, places), lengths, weights)
+        lengths, values, weights = _permuted(index, self.lengths, self.values, self.weights)
+        return Ragged(values, lengths, weights)
 
     def slice(self, start: int, stop: int) -> Ragged:
         """Rows start .. stop-1, as views."""
@@ -60,6 +52,15 @@ class Ragged:
         """All parts' rows, one part after another."""
         weights = None if parts[0].weights is None else torch.cat([p.weights for p in parts if p.weights is not None])
         return cls(torch.cat([p.values for p in parts]), torch.cat([p.lengths for p in parts]), weights)
+
+    @classmethod
+    def interleave(cls, parts: Sequence[Ragged], runs: int) -> Self:
+        """As `Rows.interleave`."""
+        whole = cls.cat(parts)
+        lengths = whole.lengths.view(len(parts), runs, -1)
+        order = torch.arange(len(parts) * runs).view(len(parts), runs).t().flatten()
+        _, values, weights = _permuted(order, lengths.sum(2).flatten(), whole.values, whole.weights)
+        return cls(values, lengths.transpose(0, 1).flatten(), weights)
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class Rows:
         def dealt(name: str) -> Tensor:
             return torch.stack([getattr(part, name).unflatten(0, (runs, size)) for part in parts], 1).flatten(0, 2)
 
-        lists = (zip(*(part.lists[i].split(size) for part in parts), strict=True) for i in range(len(parts[0].lists)))
+        lists = zip(*(part.lists for part in parts), strict=True)
         return cls(
-            lists=tuple(Ragged.cat(list(chain.from_iterable(run))) for run in lists),
+            lists=tuple(Ragged.interleave(feature, runs) for feature in lists),
             **{name: dealt(name) for name in _TENSORS},
         )
 
@@ -164,6 +165,15 @@ class Rows:
             index=tensor(self.index),
             weights=tensor(self.weights),
         )
+
+
+def _permuted(
+    index: Tensor, lengths: Tensor, values: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Lengths, values and weights of the segments at `index`, in that order."""
+    import fbgemm_gpu  # noqa: F401  # registers the operator; serving, which never shuffles, does without
+
+    return torch.ops.fbgemm.permute_1D_sparse_data(index.int(), lengths, values, weights)  # type: ignore[no-any-return]
 
 
 def _empty(ragged: Ragged, count: int) -> Ragged:
