@@ -28,7 +28,7 @@ from ranking.batch import RankingBatch
 from ranking.data.plan import Position
 from ranking.distributed.world import World
 from ranking.training.feed import Feed
-from ranking.training.step import build_pipeline
+from ranking.training.step import EagerPipeline, build_pipeline
 
 Work = Callable[[], object]
 
@@ -84,7 +84,13 @@ class Bench:
                 lambda: self.pipeline.progress(feed),
                 lambda: self.pipeline.progress(_Awaited(waiting)),
             ),
+            "finite loss, agreed beside backward; before it": (self.step(), self._asking_first()),
         }
+
+    def _asking_first(self) -> Work:
+        pipeline = _AskingFirst(self.state.model, self.state.optimizers, self.world)
+        stream = itertools.cycle(self.batches)
+        return lambda: pipeline.progress(stream)
 
     def _networks(self) -> tuple[Work, Work]:
         architecture = self.state.model.module.model.architecture
@@ -168,6 +174,16 @@ class _Awaited:
         if self.feed._ahead is not None:
             self.feed._ahead[2]()
         return batch
+
+
+class _AskingFirst(EagerPipeline):
+    """A step that waits for the ranks' answer before backward begins."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_question" and value is not None:
+            value()
+            value = None
+        super().__setattr__(name, value)
 
 
 def _bce(logits: Tensor, labels: Tensor) -> Tensor:

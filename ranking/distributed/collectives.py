@@ -41,11 +41,6 @@ def start_sum(values: Tensor, world: World) -> Callable[[], Tensor]:
     return wait
 
 
-def any_across(flag: bool, world: World) -> bool:
-    """Whether the flag is set on any rank."""
-    return bool(sum_across(torch.tensor([int(flag)]), world).item())
-
-
 def share(value: T, world: World) -> T:
     """Rank 0's value on every rank."""
     if world.control is None:

@@ -17,6 +17,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranking.distributed.arrangement import Arrangement, LookUp, local_look_up
+from ranking.distributed.exchange import ExchangeAhead
 from ranking.schema import Frozen, Schema, Table
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -56,11 +57,17 @@ class ShardedEmbeddings(nn.Module):
             tables=configs, is_weighted=schema.weighted, device=torch.device("meta")
         )
         self.arrangement = Arrangement([_output_names(schema, configs, prefix) for prefix in prefixes])
-        self.local: LookUp | None = None
+        self.look_up: LookUp | None = None  # in place of the collection's own
 
     def stay_local(self) -> None:
         """Skip the exchange with other ranks from now on; only for a sharded collection in a world of one."""
-        self.local = local_look_up(self.collection)
+        self.look_up = local_look_up(self.collection)
+
+    def exchange_ahead(self) -> ExchangeAhead | None:
+        """Let a batch's ids be exchanged before it is looked up from now on; None where there are no tables."""
+        if self.arrangement.names and not isinstance(self.look_up, ExchangeAhead):
+            self.look_up = ExchangeAhead(self.collection)
+        return self.look_up  # type: ignore[return-value]  # the one made above
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         """Look every feature up.
@@ -73,7 +80,7 @@ class ShardedEmbeddings(nn.Module):
         """
         if not self.arrangement.names:
             return torch.zeros(sparse.stride(), len(self.prefixes), 0, device=sparse.device())
-        vectors: Tensor = self.arrangement(self.collection(sparse) if self.local is None else self.local(sparse))
+        vectors: Tensor = self.arrangement((self.look_up or self.collection)(sparse))
         return vectors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import any_across, gather, told
+from ranking.distributed.collectives import gather, start_sum, told
 from ranking.distributed.world import World
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -78,31 +78,38 @@ class Pipeline(Protocol):
 
 
 class EagerPipeline:
-    """Copy, forward, check, backward, update: one step after the other."""
+    """Copy, forward, backward, update: one step after the other.
+
+    What the ranks ask each other travels while they compute: whether the loss is finite while the network's gradients
+    are computed, up to where backward reaches the tables, which are written inside it; the ids of the next batch
+    during the step.
+    """
 
     def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
         """Remember what a step needs."""
         self.model, self.optimizers, self.world = model, optimizers, world
+        self._question: Callable[[], None] | None = None
+        self._next: RankingBatch | None = None
+        embeddings = model.module.model.embeddings
+        self._exchange = embeddings.exchange_ahead() if world.size > 1 else None
+        self._hook = embeddings.register_forward_hook(self._listen)
 
     def progress(self, batches: Iterator[RankingBatch]) -> Output:
-        """Take the next step.
+        """Take the next step; with several ranks the batch after it is fetched, too.
 
         Raises:
             StopIteration: the batches are used up.
-            InputError: the loss is not finite on some rank; nothing was updated, because tables are written
-                inside backward and backward is not reached.
+            InputError: the loss is not finite on some rank; nothing was updated.
         """
-        batch = next(batches).to(self.world.device)
+        batch = self._fetch(batches)
         self.optimizers.set_rates(batch.step)
         self.optimizers.zero_grad()
         loss, output = self.model(batch)
-        if any_across(not bool(torch.isfinite(loss)), self.world):
-            raise told(
-                f"step {batch.step}: the loss is not finite (by rank: {gather(loss.item(), self.world)}); "
-                "expected finite features, labels and weights: lower the learning rate or run doctor",
-                self.world,
-            )
+        self._question = _is_finite(loss.detach(), batch.step, self.world)
+        if self._exchange and self._next:
+            self._exchange.send()
         loss.backward()
+        self._settle()  # backward does not reach tables where there are none
         self.optimizers.step()
         return output  # type: ignore[no-any-return]
 
@@ -111,7 +118,42 @@ class EagerPipeline:
         return nullcontext()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Ask no more."""
+        self._hook.remove()
+
+    def _fetch(self, batches: Iterator[RankingBatch]) -> RankingBatch:
+        device = self.world.device
+        batch = self._next or next(batches).to(device)
+        if self._exchange:
+            following = next(batches, None)
+            self._next = following and following.to(device)
+            if self._next:
+                self._exchange.start(self._next.sparse)
+        return batch
+
+    def _listen(self, _embeddings: nn.Module, _ids: object, vectors: Tensor) -> None:
+        if vectors.requires_grad:
+            vectors.register_hook(self._settle)  # type: ignore[no-untyped-call]
+
+    def _settle(self, _gradients: object = None) -> None:
+        question, self._question = self._question, None
+        if question is not None:
+            question()
+
+
+def _is_finite(loss: Tensor, step: int, world: World) -> Callable[[], None]:
+    """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
+    answer = start_sum((~torch.isfinite(loss)).int().view(1), world)
+
+    def settle() -> None:
+        if answer().item():
+            raise told(
+                f"step {step}: the loss is not finite (by rank: {gather(loss.item(), world)}); "
+                "expected finite features, labels and weights: lower the learning rate or run doctor",
+                world,
+            )
+
+    return settle
 
 
 class _Rates(torch.optim.Optimizer):
@@ -136,7 +178,7 @@ class OverlappedPipeline:
 
     def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
         """Build the three-stage pipeline; it overlaps the exchange of ids, so the collection must be called whole."""
-        model.module.model.embeddings.local = None
+        model.module.model.embeddings.look_up = None
         self.optimizers, self.next_step = optimizers, 0
         self._pipeline = TrainPipelineSparseDist(model, _Rates(optimizers), world.device, execute_all_batches=True)
 

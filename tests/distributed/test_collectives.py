@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ranking.distributed.collectives import any_across, gather, gather_rows, lead, share, sum_across, told
+from ranking.distributed.collectives import gather, gather_rows, lead, share, sum_across, told
 from ranking.distributed.world import World
 from ranking.errors import InputError, ToldError
 from tests.launch import launch
@@ -27,7 +27,6 @@ def agreements(world: World) -> dict[str, object]:
     collected = gather_rows(rows, world)
     return {
         "sum": sum_across(torch.tensor([1.0, world.rank]), world).tolist(),
-        "any": (any_across(world.rank == 1, world), any_across(False, world)),
         "share": share(f"rank {world.rank}", world),
         "gather": gather(world.rank * 10, world),
         "lead": lead(lambda: f"rank {world.rank}", world),
@@ -43,7 +42,6 @@ def test_three_ranks_agree() -> None:
         error = "InputError" if rank == 0 else "ToldError"
         assert answer == {
             "sum": [3.0, 3.0],
-            "any": (True, False),
             "share": "rank 0",
             "gather": [0, 10, 20],
             "lead": "rank 0",
@@ -57,7 +55,6 @@ def test_a_world_of_one_needs_no_process_group() -> None:
     values = torch.arange(4.0).view(2, 2)
     assert sum_across(values, ALONE) is values
     assert gather_rows(values, ALONE) is values
-    assert (any_across(True, ALONE), any_across(False, ALONE)) == (True, False)
     assert (share("x", ALONE), gather("x", ALONE), lead(lambda: "x", ALONE)) == ("x", ["x"], "x")
     with pytest.raises(InputError, match="no such file") as caught:
         lead(fails, ALONE)
