@@ -238,7 +238,7 @@ class _Nothing:
     """An evaluation that found nothing."""
 
     def __init__(self) -> None:
-        self.report = self
+        self.report, self.step, self.experts = self, 0, dict[str, Any]()
 
     def metrics(self) -> dict[str, float]:
         """None."""

@@ -29,18 +29,6 @@ def sum_in_place(values: Tensor) -> Tensor:
     return values
 
 
-def start_sum(values: Tensor, world: World) -> Callable[[], Tensor]:
-    """As `sum_across`, but begun only; calling what it returns waits for the sum."""
-    work = None if world.control is None else dist.all_reduce(values, group=world.control, async_op=True)
-
-    def wait() -> Tensor:
-        if work is not None:
-            work.wait()
-        return values
-
-    return wait
-
-
 def share(value: T, world: World) -> T:
     """Rank 0's value on every rank."""
     if world.control is None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from importlib import metadata
 
 import torch
 import torch.distributed as dist
 
+from ranking.distributed.ballot import Ballot
 from ranking.distributed.fbgemm import check_fbgemm
 from ranking.distributed.meeting import meet
 from ranking.distributed.process import die_with_parent
@@ -45,6 +47,11 @@ class World:
     def leads(self) -> bool:
         """Whether this rank reports, logs and writes what all ranks share."""
         return self.rank == 0
+
+    @cached_property
+    def ballot(self) -> Ballot:
+        """What the ranks agree on while they train."""
+        return Ballot(self.control)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from ranking.batch import RankingBatch, mask_weights
 from ranking.data.plan import Position
 from ranking.data.quarantine import Quarantine
-from ranking.distributed.collectives import gather, start_sum, told
+from ranking.distributed.collectives import gather, told
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.rows import Rows
@@ -31,9 +31,9 @@ class Source(Protocol):
 class Feed(Iterator[RankingBatch]):
     """Batches with global counts; ends, or fails, on all ranks at the same step.
 
-    One small all-reduce a step carries everything the ranks must agree on before they touch the batch: the mask
-    sums that normalise the loss, whether any rank failed to read, and whether any rank was asked to stop. With
-    several ranks it runs while the batch before is used, so that no step waits for it; a stop then comes a batch later.
+    Everything the ranks must agree on before they touch the batch is put to the ballot: the mask sums that normalise
+    the loss, whether any rank failed to read, and whether any rank was asked to stop. With several ranks that happens
+    while the batch before is used, so that no step waits for it; a stop then comes a batch later.
 
     Args:
         source: this rank's part of the plan.
@@ -104,7 +104,7 @@ class Feed(Iterator[RankingBatch]):
         status[tasks] = float(error is not None)
         status[tasks + 1] = float(self.stopping or (item is None and error is None))
         status[tasks + 2] = float(self._quarantine is not None and self._quarantine.pending)
-        return item, error, start_sum(status, self._world)
+        return item, error, self._world.ballot.add(status)
 
     def _tell_of_damage(self) -> None:
         assert self._quarantine is not None  # a rank has found something, and all ranks are built alike

@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import gather, start_sum, told
+from ranking.distributed.collectives import gather, told
 from ranking.distributed.world import World
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -143,7 +143,8 @@ class EagerPipeline:
 
 def _is_finite(loss: Tensor, step: int, world: World) -> Callable[[], None]:
     """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
-    answer = start_sum((~torch.isfinite(loss)).int().view(1), world)
+    answer = world.ballot.add((~torch.isfinite(loss)).double().view(1))
+    world.ballot.cast()
 
     def settle() -> None:
         if answer().item():
@@ -179,12 +180,13 @@ class OverlappedPipeline:
     def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
         """Build the three-stage pipeline; it overlaps the exchange of ids, so the collection must be called whole."""
         model.module.model.embeddings.look_up = None
-        self.optimizers, self.next_step = optimizers, 0
+        self.optimizers, self.world, self.next_step = optimizers, world, 0
         self._pipeline = TrainPipelineSparseDist(model, _Rates(optimizers), world.device, execute_all_batches=True)
 
     def progress(self, batches: Iterator[RankingBatch]) -> Output:
         """Take the next step; batches are fetched ahead, so the position is the returned batch's."""
         self.optimizers.set_rates(self.next_step)
+        self.world.ballot.cast()
         output: Output = self._pipeline.progress(batches)
         self.next_step = output.batch.step + 1
         return output
