@@ -128,7 +128,7 @@ class Store:
             DamageError: Arrow cannot read what came.
             InputError: anything else went wrong with the file; the message begins with `what`.
         """
-        began = time.monotonic()
+        began, doubts = time.monotonic(), 0
         for tries in count(1):
             try:
                 return work()
@@ -137,18 +137,17 @@ class Store:
             except Exception as error:
                 wait = _jitter.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**tries))
                 spent = time.monotonic() - began
-                if not self._again(url, error, tries) or spent + wait > self.retry.deadline_s:
+                doubts += _doubtful(error)
+                if not self._again(url, error, doubts) or spent + wait > self.retry.deadline_s:
                     raise _named(what, error, tries, spent) from error
                 log.warning("%s: %s; trying again", what, _reason(error))
                 time.sleep(wait)
         raise AssertionError  # the loop above has no end
 
-    def _again(self, url: str, error: Exception, tries: int) -> bool:
+    def _again(self, url: str, error: Exception, doubts: int) -> bool:
         if isinstance(self._system(url)[0], LocalFileSystem | MemoryFileSystem):
             return False
-        if isinstance(error, FileNotFoundError):
-            return tries < _DOUBTFUL_TRIES
-        return _transient(error) or (_damaging(error) and tries < _DOUBTFUL_TRIES)
+        return doubts < _DOUBTFUL_TRIES if _doubtful(error) else _transient(error)
 
     def _system(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and the path in it. S3's own retries are off: they know of no deadline."""
@@ -194,6 +193,11 @@ def _transient(error: Exception) -> bool:
     if isinstance(error, TimeoutError) or (s3fs and isinstance(error, s3fs.S3_RETRYABLE_ERRORS)):
         return True
     return isinstance(error, OSError) and error.errno is not None
+
+
+def _doubtful(error: Exception) -> bool:
+    """What another look may tell apart from a loss or from damage, within few looks."""
+    return isinstance(error, FileNotFoundError) or (_damaging(error) and not _transient(error))
 
 
 def _damaging(error: Exception) -> bool:

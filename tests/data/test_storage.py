@@ -77,6 +77,14 @@ def test_what_passes_is_waited_for(bucket, store, proxy, fault):
     assert fault.met == fault.times
 
 
+def test_damage_is_counted_apart_from_what_passes(bucket, store, proxy, monkeypatch):
+    monkeypatch.setattr("ranking.data.storage._FIRST_WAIT", 0.01)
+    manifest = Manifest.build(bucket, store=store)
+    with proxy.failing(Fault("status", times=4, path="part-001"), Fault("short", times=2, path="part-001")) as faults:
+        assert read(manifest, store) == list(range(900))
+    assert [fault.met for fault in faults] == [4, 2]
+
+
 def test_listing_and_footers_are_tried_again_too(bucket, store, proxy):
     ways = Fault("status", times=2, path="list-type"), Fault("cut", times=2, path="part-000"), Fault("flip", path="001")
     with proxy.failing(*ways) as faults:
