@@ -25,6 +25,8 @@ def table(name: str, wanted: str) -> str:
     content = json.loads(file.read_text())
     lines = ["| case | unit | ours | other | ratio | spread |", "| --- | --- | ---: | ---: | ---: | ---: |"]
     lines += [_row(case) for case in content["cases"] if "ours" in case and re.search(wanted, case["case"])]
+    if content.get("paper"):
+        lines += ["", *_paper(content["paper"])]
     machine = content["machine"]
     said = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average_before']} before the run"
     return "\n".join([*lines, "", f"{said}; `benchmarks/results/{name}.json`.", ""])
@@ -33,6 +35,13 @@ def table(name: str, wanted: str) -> str:
 def filled(text: str) -> str:
     """The text with its tables up to date."""
     return _BLOCK.sub(lambda found: found[1] + table(found[2], (found[3] or "").strip()) + found[4], text)
+
+
+def _paper(rows: list[dict[str, Any]]) -> list[str]:
+    """What was computed rather than measured."""
+    heads = list(rows[0])
+    lines = [f"| {' | '.join(heads)} |", "| " + " | ".join(["---:"] * len(heads)) + " |"]
+    return lines + [f"| {' | '.join(f'{value:,}' for value in row.values())} |" for row in rows]
 
 
 def _row(case: dict[str, Any]) -> str:

@@ -106,7 +106,11 @@ def machine() -> dict[str, object]:
 
 
 def report(
-    name: str, before: dict[str, object], settings: dict[str, object], cases: Iterable[dict[str, object]]
+    name: str,
+    before: dict[str, object],
+    settings: dict[str, object],
+    cases: Iterable[dict[str, object]],
+    **more: object,
 ) -> None:
     """Print the table and write `benchmarks/results/<name>.json`.
 
@@ -115,9 +119,10 @@ def report(
         before: what `machine` said when it began.
         settings: what the figures depend on beside machine and versions.
         cases: summaries, each with `case`, `ours`, `other` and the ratios.
+        **more: of the file's content.
     """
     cases = list(cases)
-    content = {"machine": before, "versions": _versions(), "settings": settings, "cases": cases}
+    content = {"machine": before, "versions": _versions(), "settings": settings, "cases": cases, **more}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"\n{name}: {before['cpu']}, {before['cores']} cores, load {before['load_average_before']}; {settings}")
