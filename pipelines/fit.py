@@ -85,6 +85,7 @@ class Fit:
             evaluation=self.parts.config.evaluation,
             steps_per_epoch=self.steps,
             quarantined=self.parts.damage,
+            place=self.manifest.place,
         )
         pulse = self.parts.world.pulse
         pulse.step = self.state.progress.step

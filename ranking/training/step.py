@@ -85,9 +85,11 @@ class EagerPipeline:
     during the step.
     """
 
-    def __init__(self, model: DistributedModelParallel, optimizers: Optimizers, world: World) -> None:
-        """Remember what a step needs."""
-        self.model, self.optimizers, self.world = model, optimizers, world
+    def __init__(
+        self, model: DistributedModelParallel, optimizers: Optimizers, world: World, place: Callable[[int], str] = str
+    ) -> None:
+        """Remember what a step needs; `place` names where a row of the manifest lies."""
+        self.model, self.optimizers, self.world, self.place = model, optimizers, world, place
         self._question: Callable[[], None] | None = None
         self._next: RankingBatch | None = None
         embeddings = model.module.model.embeddings
@@ -99,13 +101,13 @@ class EagerPipeline:
 
         Raises:
             StopIteration: the batches are used up.
-            InputError: the loss is not finite on some rank; nothing was updated.
+            InputError: the loss is not finite on some rank, with the step and a row's place; nothing was updated.
         """
         batch = self._fetch(batches)
         self.optimizers.set_rates(batch.step)
         self.optimizers.zero_grad()
         loss, output = self.model(batch)
-        self._question = _is_finite(loss.detach(), batch.step, self.world)
+        self._question = self._is_finite(loss.detach(), output)
         if self._exchange and self._next:
             self._exchange.send()
         loss.backward()
@@ -131,6 +133,28 @@ class EagerPipeline:
                 self._exchange.start(self._next.sparse)
         return batch
 
+    def _is_finite(self, loss: Tensor, output: Output) -> Callable[[], None]:
+        """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
+        answer = self.world.ballot.add((~torch.isfinite(loss)).double().view(1))
+        self.world.ballot.cast()
+
+        def settle() -> None:
+            if answer().item():
+                losses, places = zip(*gather((loss.item(), self._suspect(output)), self.world), strict=True)
+                raise told(
+                    f"step {output.batch.step}: the loss is not finite (by rank: {list(losses)}; first in "
+                    f"{next(filter(None, places), 'no row')}); expected finite features, labels and weights: lower "
+                    "the learning rate or run doctor",
+                    self.world,
+                )
+
+        return settle
+
+    def _suspect(self, output: Output) -> str:
+        """Where the first row lies that has no finite prediction; "" where all have one."""
+        suspects = ~torch.isfinite(output.logits).all(1) & (output.batch.rows.index >= 0)
+        return self.place(int(output.batch.rows.index[suspects][0])) if suspects.any() else ""
+
     def _listen(self, _embeddings: nn.Module, _ids: object, vectors: Tensor) -> None:
         if vectors.requires_grad:
             vectors.register_hook(self._settle)  # type: ignore[no-untyped-call]
@@ -139,22 +163,6 @@ class EagerPipeline:
         question, self._question = self._question, None
         if question is not None:
             question()
-
-
-def _is_finite(loss: Tensor, step: int, world: World) -> Callable[[], None]:
-    """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
-    answer = world.ballot.add((~torch.isfinite(loss)).double().view(1))
-    world.ballot.cast()
-
-    def settle() -> None:
-        if answer().item():
-            raise told(
-                f"step {step}: the loss is not finite (by rank: {gather(loss.item(), world)}); "
-                "expected finite features, labels and weights: lower the learning rate or run doctor",
-                world,
-            )
-
-    return settle
 
 
 class _Rates(torch.optim.Optimizer):
@@ -205,10 +213,16 @@ class OverlappedPipeline:
         self._pipeline.detach()
 
 
-def build_pipeline(model: DistributedModelParallel, optimizers: Optimizers, world: World, first_step: int) -> Pipeline:
-    """The pipeline that suits the device."""
+def build_pipeline(
+    model: DistributedModelParallel,
+    optimizers: Optimizers,
+    world: World,
+    first_step: int,
+    place: Callable[[int], str] = str,
+) -> Pipeline:
+    """The pipeline that suits the device; `place` names where a row of the manifest lies."""
     if world.device.type == "cpu":
-        return EagerPipeline(model, optimizers, world)
+        return EagerPipeline(model, optimizers, world, place)
     pipeline = OverlappedPipeline(model, optimizers, world)
     pipeline.next_step = first_step
     return pipeline

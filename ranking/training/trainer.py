@@ -78,6 +78,7 @@ class Trainer:
         evaluation: the `evaluation` section.
         steps_per_epoch: of the plan.
         quarantined: tells what damaged row groups were left out so far.
+        place: names where a row of the training manifest lies.
     """
 
     state: TrainState
@@ -90,6 +91,7 @@ class Trainer:
     evaluation: EvaluationConfig
     steps_per_epoch: int
     quarantined: Callable[[], tuple[Damage, ...]] = tuple
+    place: Callable[[int], str] = str
 
     @property
     def total_steps(self) -> int:
@@ -104,7 +106,7 @@ class Trainer:
         """
         state = self.state
         batches = self.feed(state.progress.position)
-        pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step)
+        pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step, self.place)
         window = _Window(self.schema.task_names, state.progress.window, state.world, lambda: batches.waited)
         with self.saves, _stopped_by_sigterm(batches), self._bar() as bar:
             while state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):

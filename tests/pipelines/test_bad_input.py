@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -142,6 +143,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_at_its_step(workspace, tmp_pa
     options = workspace.arguments(*OFFLINE, f"--output={tmp_path / 'run'}", *rate)
     line = only_error(run(tmp_path, "pipelines.train", options, size=2))
     assert line.startswith("error: step 1: the loss is not finite")
+    assert re.search(r"first in \S+/part-\d\.parquet: row group \d\)", line)
 
 
 def test_a_world_size_that_does_not_divide_the_lanes(workspace, tmp_path) -> None:

@@ -36,6 +36,7 @@ def steps(world: World, files: list[Path]) -> dict:
     batch = batch_of(parts, rows, world, step=8)
     if world.rank == 1:
         batch = replace(batch, dense=torch.full_like(batch.dense, torch.nan))
+    found["rows"] = batch.rows.index.tolist()
     with pytest.raises(InputError) as caught:
         pipeline.progress(iter([batch]))
     after = everything(state)
@@ -72,11 +73,12 @@ def test_the_position_is_that_of_the_batch_the_step_was_taken_on(found) -> None:
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_any_weight_changed(found) -> None:
+    rows_of_rank_1 = found[1]["rows"]
     kinds, lines = zip(*(answer["poisoned"] for answer in found), strict=True)
     assert kinds == ("InputError", "ToldError")
     assert lines[0] == lines[1]
     assert lines[0].startswith("step 8: the loss is not finite (by rank: [")
-    assert "nan]" in lines[0]
+    assert f"nan]; first in {rows_of_rank_1[0]})" in lines[0]
     assert "\n" not in lines[0]
     assert all(answer["changed"] == [] for answer in found)
 
