@@ -72,11 +72,16 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     """The rows' ids as one KeyedJaggedTensor, without a loop over rows."""
     single = [f.name for f in schema.categorical if not f.multi_hot]
     listed = [f.name for f in schema.categorical if f.multi_hot]
-    size = len(rows)
-    values = torch.cat([rows.ids.t().reshape(-1), *(ragged.values for ragged in rows.lists)])
-    ones = torch.ones(size * len(single), dtype=torch.int64)
-    lengths = torch.cat([ones, *(ragged.lengths for ragged in rows.lists)])
+    size, flat = len(rows), len(rows) * len(single)
+    values = rows.ids.new_empty(flat + sum(len(ragged.values) for ragged in rows.lists))
+    values[:flat].view(len(single), size).copy_(rows.ids.t())  # a transpose and a concatenation in one copy
+    lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int64)
+    if listed:
+        torch.cat([ragged.values for ragged in rows.lists], out=values[flat:])
+        torch.stack([ragged.lengths for ragged in rows.lists], out=lengths[len(single) :])
     weights = None
     if schema.weighted:
-        weights = torch.cat([ones.float(), *(r.weights for r in rows.lists if r.weights is not None)])
+        given = [ragged.weights for ragged in rows.lists if ragged.weights is not None]
+        weights = torch.cat([rows.dense.new_ones(flat), *given])
+    lengths = lengths.view(-1)
     return KeyedJaggedTensor(keys=single + listed, values=values, lengths=lengths, weights=weights, stride=size)
