@@ -46,8 +46,9 @@ def _paper(rows: list[dict[str, Any]]) -> list[str]:
 
 def _row(case: dict[str, Any]) -> str:
     name = case["case"].replace("|", "/")
-    spread = f"{case['ratio_min']:.2f}-{case['ratio_max']:.2f}"
-    return f"| {name} | {case['unit']} | {case['ours']:,} | {case['other']:,} | {case['ratio_median']:.2f} | {spread} |"
+    digits = 4 if case["unit"] == "AUC" else 2
+    low, middle, high = (f"{case[key]:.{digits}f}" for key in ("ratio_min", "ratio_median", "ratio_max"))
+    return f"| {name} | {case['unit']} | {case['ours']:,} | {case['other']:,} | {middle} | {low}-{high} |"
 
 
 if __name__ == "__main__":

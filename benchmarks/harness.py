@@ -51,9 +51,9 @@ class Case:
             "unit": self.unit,
             "ours": _short(statistics.median(self.ours)),
             "other": _short(statistics.median(self.other)),
-            "ratio_median": round(statistics.median(ratios), 3),
-            "ratio_min": round(min(ratios), 3),
-            "ratio_max": round(max(ratios), 3),
+            "ratio_median": round(statistics.median(ratios), 4),
+            "ratio_min": round(min(ratios), 4),
+            "ratio_max": round(max(ratios), 4),
         }
 
 
