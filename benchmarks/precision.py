@@ -1,6 +1,7 @@
 """Whether bf16 costs quality: test metrics of real jobs that differ in `training.precision` alone, seed by seed.
 
-Run `pipelines.prepare` for the configurations first. Finished runs are kept under runs/precision and not trained again.
+A configuration whose data was never downloaded is left out. Finished runs are kept under runs/precision and not trained
+again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,23 @@ def metrics(config: str, precision: str, seed: int) -> dict[str, float]:
         own = [f"--output={folder}", f"--seed={seed}", f"--training.precision={precision}"]
         own.append(f"--tracking.uri=sqlite:///{RUNS}/mlflow.db")
         RUNS.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "pipelines.train", "-c", config, *own], check=True)
+        _run("train", config, *own)
     tasks = json.loads(report.read_text())["tasks"]
     return {name: task["sample_space"]["auc"] for name, task in tasks.items() if task["kind"] == "binary"}
+
+
+def prepared(config: str) -> bool:
+    """Whether the configuration's data is there; prepares it where only that is missing."""
+    settings = load([Path(config)])
+    if not Path(settings.data.transforms).exists() and Path(settings.prepare.source).exists():
+        _run("prepare", config)
+    if not Path(settings.data.transforms).exists():
+        print(f"{config}: {settings.prepare.source} is missing: left out")
+    return Path(settings.data.transforms).exists()
+
+
+def _run(job: str, config: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", f"pipelines.{job}", "-c", config, *arguments], check=True)
 
 
 def cases(config: str, seeds: range) -> list[dict[str, object]]:
@@ -59,7 +74,8 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     options = parser.parse_args()
     before = harness.machine()
-    found = [case for config in options.configs for case in cases(config, range(1, options.rounds + 1))]
+    seeds = range(1, options.rounds + 1)
+    found = [case for config in filter(prepared, options.configs) for case in cases(config, seeds)]
     harness.report("precision", before, {"seeds": options.rounds, "configs": list(options.configs)}, found)
 
 
