@@ -16,7 +16,14 @@ class InputError(ValueError):
     """Bad input: one line naming the file, column, row group or config key, the value, and what was expected.
 
     A job that meets one prints the line and exits with code 2; a stack trace appears only under `--debug`.
+
+    Args:
+        message: the line; what breaks it, such as a file's name, is escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        """Keep to one line."""
+        super().__init__("\\n".join(message.splitlines()))
 
 
 class ToldError(InputError):

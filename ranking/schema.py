@@ -42,7 +42,7 @@ class DenseFeature(_Column):
         description="minmax: to [0, 1] by the fitted range, clipped; standardise: zero mean, unit variance; piecewise: "
         "an input for each of `pieces`, 0 below the piece, 1 above, linear inside [Gorishniy et al., NeurIPS 2022].",
     )
-    pieces: int = Field(16, ge=2, description="Pieces that fitted quantiles cut the range into; piecewise only.")
+    pieces: int = Field(16, ge=2, le=4096, description="Pieces that quantiles cut the range into; piecewise only.")
     null: Literal["mean", "zero", "reject"] = Field(
         "mean", description="What a null or NaN becomes: the fitted mean, 0, or an error."
     )
@@ -82,7 +82,7 @@ class Bucketised(Frozen):
     """A number put into buckets at fitted quantiles or at given boundaries; row 0 stands for null."""
 
     type: Literal["bucketise"] = "bucketise"
-    buckets: int = Field(16, ge=2, description="How many quantile buckets to fit when `boundaries` is left out.")
+    buckets: int = Field(16, ge=2, le=1 << 20, description="Quantile buckets to fit when `boundaries` is left out.")
     boundaries: tuple[float, ...] = ()
 
 
@@ -124,8 +124,8 @@ Feature = Annotated[DenseFeature | CategoricalFeature, Field(discriminator="kind
 class Table(Frozen):
     """One embedding table; `None` fields take the value of the run's defaults."""
 
-    rows: int | None = Field(None, ge=2, description="Rows; left out: what the fitted vocabulary or buckets need.")
-    dim: int | None = Field(None, ge=1, description="Width of a row; left out: `schema.embedding_dim`.")
+    rows: int | None = Field(None, ge=2, le=1 << 40, description="Left out: what vocabulary or buckets need.")
+    dim: int | None = Field(None, ge=1, le=1 << 16, description="Width of a row; left out: `schema.embedding_dim`.")
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = None
     learning_rate: float | None = Field(None, gt=0)
     init_scale: float | None = Field(
@@ -172,7 +172,7 @@ class Schema(Frozen):
     features: tuple[Feature, ...] = Field(min_length=1)
     tasks: tuple[Task, ...] = Field(min_length=1)
     tables: dict[Name, Table] = {}
-    embedding_dim: int = Field(16, ge=1)
+    embedding_dim: int = Field(16, ge=1, le=1 << 16)
     user: str = Field("", description="Column that GAUC groups by; left out: no GAUC.")
 
     @property

@@ -125,6 +125,7 @@ WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": 
         ("schema.tables.tab.size", 3, "schema.tables.tab.size: unknown key"),
         ("training.epochs", "many", "training.epochs: got 'many'; expected: .*integer"),
         ("model.experts", 0, "model.experts: got 0; expected: .*greater than or equal to 1"),
+        ("model.bottom", [1 << 63, 64], "model.bottom.0: got 9223372036854775808; expected: .*less than or equal to"),
         ("model.type", "transformer", "model.type: got 'transformer'; expected one of .*'mmoe'"),
         ("device", "tpu", "device: got 'tpu'; expected: .*'cpu' or 'cuda'"),
         ("data.train", [], r"data.train: got \[\]; expected: .*at least 1 item"),

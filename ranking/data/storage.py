@@ -154,13 +154,23 @@ class Store:
         options = dict(self.options)
         if url.startswith(("s3://", "s3a://")):
             options["config_kwargs"] = {"retries": {"total_max_attempts": 1}} | options.get("config_kwargs", {})
-        try:
-            system, path = fsspec.core.url_to_fs(url, **options)
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            raise InputError(f"{url}: {_reason(error)}; expected a URL and options that fsspec knows") from error
+        system, path = file_system(url, options)
         if "s3" in system.protocol:
             system.retries = 1
-        return system, str(path)
+        return system, path
+
+
+def file_system(url: str, options: Mapping[str, Any] | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL or a local path, and the path in it.
+
+    Raises:
+        InputError: fsspec knows no such protocol, or its options are wrong.
+    """
+    try:
+        system, path = fsspec.core.url_to_fs(url, **(options or {}))
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise InputError(f"{url}: {_reason(error)}; expected a URL and options that fsspec knows") from error
+    return system, str(path)
 
 
 def stamp(info: Info) -> str:

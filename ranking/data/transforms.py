@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ranking.data.columns import Block, Column, Float64
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
+from ranking.data.storage import file_system
 from ranking.errors import InputError
 from ranking.schema import Bucketised, CategoricalFeature, DenseFeature, Frozen, Name, Schema, Vocabulary
 
@@ -110,7 +111,7 @@ class Transforms:
             boundaries=dict(self.boundaries),
             vocabularies={table: len(keys) for table, keys in self.vocabularies.items()},
         )
-        fs, root = fsspec.core.url_to_fs(str(directory))
+        fs, root = file_system(str(directory))
         fs.makedirs(root, exist_ok=True)
         for table, keys in self.vocabularies.items():
             with fs.open(f"{root}/{_vocabulary_file(table)}", "wb") as file:
@@ -125,7 +126,7 @@ class Transforms:
         Raises:
             InputError: a file is missing or damaged, or a feature was not fitted, or was with other settings.
         """
-        fs, root = fsspec.core.url_to_fs(str(directory))
+        fs, root = file_system(str(directory))
         content = _read(fs, f"{root}/transforms.json")
         vocabularies = {table: _read_keys(fs, f"{root}/{_vocabulary_file(table)}") for table in content.vocabularies}
         transforms = cls(content.features, content.statistics, content.boundaries, vocabularies)

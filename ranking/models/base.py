@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ranking.nn.gates import Gates, take_imbalance
 from ranking.schema import Frozen, Task
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
 """Outputs of a layer."""
 
 
@@ -24,8 +24,8 @@ class ArchitectureConfig(Frozen):
     tower: tuple[Width, ...] = Field((64,), description="Hidden widths of every task's tower.")
     dropout: float = Field(0.0, ge=0, lt=1)
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embedding vectors.")
-    cross_layers: int = Field(0, ge=0, description="Layers of feature crossing below the architecture, as DCN-V2's.")
-    cross_rank: int = Field(32, ge=1, description="Rank of a cross layer's weights.")
+    cross_layers: int = Field(0, ge=0, le=64, description="Layers of feature crossing below it, as DCN-V2's.")
+    cross_rank: int = Field(32, ge=1, le=1 << 20, description="Rank of a cross layer's weights.")
 
 
 class Architecture(nn.Module):

@@ -21,7 +21,7 @@ from ranking.schema import Name, Task
 class ExtractionConfig(GatedConfig):
     """The top layers of `bottom` become levels of task-specific and shared experts of the same output widths."""
 
-    shared_experts: int = Field(4, ge=1, description="m_s, experts every task's gate sees.")
+    shared_experts: int = Field(4, ge=1, le=4096, description="m_s, experts every task's gate sees.")
     task_experts: int | dict[Name, int] = Field(
         2, description="m_k, experts a task has for itself: one number for all tasks, or one for each by name."
     )

@@ -24,7 +24,7 @@ class MoEConfig(GatedConfig):
     moe_layers: int = Field(
         1, ge=1, description="MoE layers on top of each other; all but the last have one gate for all tasks."
     )
-    experts: int = Field(8, ge=1, description="Experts of every MoE layer.")
+    experts: int = Field(8, ge=1, le=4096, description="Experts of every MoE layer.")
     gate_input: Literal["bottom", "features"] = Field(
         "bottom", description="What the gates read: the layer below, or x itself."
     )

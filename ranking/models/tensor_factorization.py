@@ -12,7 +12,7 @@ from ranking.nn.tensor_factors import TuckerLinear, TuckerMLP
 from ranking.nn.towers import Towers
 from ranking.schema import Task
 
-Rank = Annotated[int, Field(ge=1)]
+Rank = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class TensorFactorizationConfig(ArchitectureConfig):

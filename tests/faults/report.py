@@ -25,11 +25,13 @@ class Report:
         seed: of every draw.
         count: injections planned.
         trials: what was injected, and how it ended.
+        revisions: of the code that was tried, in order.
     """
 
     seed: int
     count: int
     trials: dict[int, dict[str, Any]] = field(default_factory=dict)
+    revisions: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, file: Path, seed: int, count: int) -> Self:
@@ -37,7 +39,8 @@ class Report:
         content = json.loads(file.read_text()) if file.exists() else {}
         if (content.get("seed"), content.get("count")) != (seed, count):
             return cls(seed, count)
-        return cls(seed, count, {each.pop("number"): each for each in content["trials"]})
+        trials = {each.pop("number"): each for each in content["trials"]}
+        return cls(seed, count, trials, content["revision"].split(", ") if trials else [])
 
     @property
     def done(self) -> set[int]:
@@ -52,13 +55,15 @@ class Report:
     def add(self, number: int, name: str, outcome: Outcome) -> None:
         """Take note of an outcome."""
         self.trials[number] = {"class": name} | asdict(outcome)
+        if (revision := git_revision()) not in self.revisions:
+            self.revisions.append(revision)
 
     def content(self, names: list[str]) -> dict[str, Any]:
         """The report as it is published."""
         trials = [{"number": number} | each for number, each in sorted(self.trials.items())]
         return {
             "machine": machine(),
-            "revision": git_revision(),
+            "revision": ", ".join(self.revisions),
             "command": f"python -m tests.faults.campaign --count {self.count} --seed {self.seed}",
             "seed": self.seed,
             "count": self.count,
