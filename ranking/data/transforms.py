@@ -111,7 +111,7 @@ class Transforms:
             boundaries=dict(self.boundaries),
             vocabularies={table: len(keys) for table, keys in self.vocabularies.items()},
         )
-        fs, root = file_system(str(directory))
+        fs, root = _place(directory)
         fs.makedirs(root, exist_ok=True)
         for table, keys in self.vocabularies.items():
             with fs.open(f"{root}/{_vocabulary_file(table)}", "wb") as file:
@@ -126,7 +126,7 @@ class Transforms:
         Raises:
             InputError: a file is missing or damaged, or a feature was not fitted, or was with other settings.
         """
-        fs, root = file_system(str(directory))
+        fs, root = _place(directory)
         content = _read(fs, f"{root}/transforms.json")
         vocabularies = {table: _read_keys(fs, f"{root}/{_vocabulary_file(table)}") for table in content.vocabularies}
         transforms = cls(content.features, content.statistics, content.boundaries, vocabularies)
@@ -262,6 +262,12 @@ def _settings(feature: DenseFeature | CategoricalFeature) -> dict[str, Any]:
         return {"column": feature.source, "log1p": feature.log1p, **pieces}
     encoding = feature.encoding.model_dump(mode="json")
     return {"column": feature.source, "multi_hot": feature.multi_hot, "table": feature.table_name, "encoding": encoding}
+
+
+def _place(directory: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of the directory, and its path there; errors name the file that is wanted in it."""
+    fs, path = file_system(f"{directory}/transforms.json")
+    return fs, path.rpartition("/")[0]
 
 
 def _vocabulary_file(table: str) -> str:

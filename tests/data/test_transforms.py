@@ -238,7 +238,9 @@ def test_load_refuses_a_vocabulary_larger_than_its_table(saved):
 def test_load_names_a_missing_file(saved, tmp_path):
     with pytest.raises(InputError, match=r"nowhere/transforms.json: no such file"):
         Transforms.load(str(tmp_path / "nowhere"), schema_of(*SAVED))
-    with pytest.raises(InputError, match=r"^bogus://nowhere: .*expected a URL and options that fsspec knows$"):
+    with pytest.raises(
+        InputError, match=r"^bogus://nowhere/transforms.json: .*expected a URL and options that fsspec knows$"
+    ):
         Transforms.load("bogus://nowhere", schema_of(*SAVED))
     with pytest.raises(InputError, match=r"^\S+/two\\nlines/transforms.json: no such file"):
         Transforms.load(str(tmp_path / "two\nlines"), schema_of(*SAVED))
