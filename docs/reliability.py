@@ -9,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE, CAMPAIGN, RESULTS = ROOT / "docs/reliability.md", ROOT / "docs/reliability.json", ROOT / "benchmarks/results"
+FUZZ = ROOT / "docs/fuzz.json"
 SAVE_EVERY, FAULT_EVERY = 120, 1800
 """Seconds between two checkpoints, and between two faults, that shares of time are said for."""
 MISSING = "not measured yet"
@@ -34,12 +35,20 @@ def figures(found: dict[str, Any]) -> str:
     lines = [_row(("figure", "wanted", "predicted", "measured")), "| --- | --- | --- | --- |"]
     survived = f"{own['survived']} of {own['tried']}" if own else MISSING
     lines.append(_row(("injections survived", "all of 500", "all", survived)))
+    lines.append(_row(("mutated inputs that end as they must", "all of 10,000", "all", _fuzzed())))
     lines.append(_row(("training stands still for checkpoints", "<= 1 %", "0.4 %", _stall())))
     recovery = own.get("recovery_s_median")
     said = f"median {recovery} s, at most {own['recovery_s_max']} s of {own['recoveries']}" if recovery else MISSING
     lines.append(_row(("recovery, from the fault to the next new step", "-", "10 s", said)))
     lines.append(_row(("goodput at one fault per 30 minutes", ">= 95 %", _goodput(10), _goodput(recovery))))
     return "\n".join([*lines, _row(("page checksums, of read throughput", "<= 3 %", "2 %", _checksums()))])
+
+
+def _fuzzed() -> str:
+    if not FUZZ.exists():
+        return MISSING
+    total = json.loads(FUZZ.read_text())["classes"][-1]
+    return f"{total['tried'] - total['failures']:,} of {total['tried']:,}"
 
 
 def _goodput(recovery: float | None) -> str:

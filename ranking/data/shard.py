@@ -14,6 +14,7 @@ from ranking.schema import Frozen
 
 _TAIL = 65_536  # bytes read at once from the end of a file; nearly every footer is shorter
 _MAGIC = 8  # bytes: the footer's length, and PAR1
+_START = 4  # bytes: PAR1, which a file begins with
 PARTITION = re.compile(r"(?<![^/])([A-Za-z_]\w*)=([^/]*)/")
 """A `name=value/` directory on a path."""
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -85,12 +86,14 @@ def _parsed(tail: bytes) -> tuple[pq.FileMetaData, pa.Schema]:
 def _has_checksums(url: str, size: int, metadata: pq.FileMetaData, tail: bytes, store: Store) -> bool:
     """Whether the first page's header has a CRC: its fourth field, after three integers, in Thrift's compact protocol.
 
-    True for a file without pages.
+    The first page follows the magic bytes. Where the footer says it lies is not asked: pyarrow aborts the process over
+    a column whose statistics contradict each other.
+
+    Returns:
+        True for a file without pages, too.
     """
     if not metadata.num_row_groups or not metadata.num_columns:
         return True
-    chunk = metadata.row_group(0).column(0)
-    start = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
-    place = start - (size - len(tail))
-    header = tail[place : place + _HEADER] if place >= 0 else store.read(url, max(start, 0), max(start, 0) + _HEADER)
+    place = _START - (size - len(tail))
+    header = tail[place : place + _HEADER] if place >= 0 else store.read(url, _START, _START + _HEADER)
     return _CRC_HEADER.match(header) is not None
