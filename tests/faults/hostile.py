@@ -9,7 +9,7 @@ import pyarrow as pa
 NAMES = [
     "../../etc/passwd",
     "a/b",
-    "/",
+    "/nowhere/",  # "/" would list the whole disk, as it says
     ".",
     "",
     " ",

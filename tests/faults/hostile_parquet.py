@@ -165,7 +165,7 @@ def parquet_names(draw: Random, data: bytes, table: pa.Table) -> Case:
     odd = [
         name
         for name in NAMES
-        if "\x00" not in name and name not in ("", ".", "/", "../../etc/passwd") and len(name) < 200
+        if "\x00" not in name and name not in ("", ".", "/nowhere/", "../../etc/passwd") and len(name) < 200
     ]
     name = draw.choice(odd).replace("/", "_") + draw.choice([".parquet", "", ".parquet.parquet"])
     folder = draw.choice(
