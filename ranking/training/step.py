@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -137,18 +138,18 @@ class EagerPipeline:
         """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
         answer = self.world.ballot.add((~torch.isfinite(loss)).double().view(1))
         self.world.ballot.cast()
+        return partial(self._require_finite, answer, loss, output)
 
-        def settle() -> None:
-            if answer().item():
-                losses, places = zip(*gather((loss.item(), self._suspect(output)), self.world), strict=True)
-                raise told(
-                    f"step {output.batch.step}: the loss is not finite (by rank: {list(losses)}; first in "
-                    f"{next(filter(None, places), 'no row')}); expected finite features, labels and weights: lower "
-                    "the learning rate or run doctor",
-                    self.world,
-                )
-
-        return settle
+    def _require_finite(self, answer: Callable[[], Tensor], loss: Tensor, output: Output) -> None:
+        if not answer().item():
+            return
+        losses, places = zip(*gather((loss.item(), self._suspect(output)), self.world), strict=True)
+        raise told(
+            f"step {output.batch.step}: the loss is not finite (by rank: {list(losses)}; first in "
+            f"{next(filter(None, places), 'no row')}); expected finite features, labels and weights: lower "
+            "the learning rate or run doctor",
+            self.world,
+        )
 
     def _suspect(self, output: Output) -> str:
         """Where the first row lies that has no finite prediction; "" where all have one."""
