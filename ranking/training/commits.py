@@ -32,7 +32,8 @@ class CheckpointConfig(Frozen):
     """How checkpoints are written, and which stay."""
 
     mode: Literal["async", "sync"] = Field(
-        "async", description="async: training goes on while a copy in host memory is written; sync: it waits."
+        "async",
+        description="async: training goes on while a copy in host memory (kept for the next) is saved; sync: it waits.",
     )
     on_failure: Literal["continue", "stop"] = Field(
         "continue", description="A save that fails, as on a full disk; the last save of a run must succeed."

@@ -58,11 +58,15 @@ class Laid:
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
 
-    def copied(self) -> Laid:
-        """The same content in host memory of its own."""
-        host = torch.device("cpu")
-        parts = (Part(part.tensor.contiguous().to(host, copy=True), part.offsets) for part in self.parts)
-        return Laid(self.shape, tuple(parts))
+    @torch.no_grad()
+    def copied(self, memory: Laid | None = None) -> Laid:
+        """The same content in host memory of its own: that of an earlier copy where it was laid the same way."""
+        taken = memory.parts if memory is not None else ()
+        if [_form(part) for part in taken] != [_form(part) for part in self.parts]:
+            taken = tuple(Part(_host(part.tensor), part.offsets) for part in self.parts)
+        for part, own in zip(self.parts, taken, strict=True):
+            own.tensor.copy_(part.tensor)
+        return Laid(self.shape, taken)
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a saved tensor of this shape can be loaded."""
@@ -240,6 +244,15 @@ def _row_wise(parts: Sequence[tuple[Tensor, int, int, int]], shape: Sequence[int
     rows, columns = shape
     laid = (Part(values.unsqueeze(1).expand(-1, blocks), (row, first)) for values, row, first, blocks in parts)
     return RowWise((rows, columns // block), tuple(laid), columns)
+
+
+def _form(part: Part) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:
+    return part.tensor.shape, part.tensor.dtype, part.offsets
+
+
+def _host(tensor: Tensor) -> Tensor:
+    """Uninitialised host memory for a copy; pinned where it comes from a GPU, which copies several times as fast."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def _nothing() -> None:

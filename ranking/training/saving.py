@@ -41,6 +41,7 @@ class Saves:
         """Nothing is in flight."""
         self.checkpoints, self.failures = checkpoints, 0
         self._flight: _Flight | None = None
+        self._copies: dict[str, Laid] = {}  # kept between saves: fresh memory costs more than the copy itself
         self._lost = ""
 
     def save(self, state: TrainState, score: float | None, then: Then) -> None:
@@ -55,8 +56,10 @@ class Saves:
             InputError: this save or the one before must not fail and did, or the directory is another job's now.
         """
         self.settle()
-        apart = self.checkpoints.config.mode == "async"
-        tensors = {name: laid.copied() if apart else laid for name, laid in state.laid().items()}
+        apart, tensors = self.checkpoints.config.mode == "async", state.laid()
+        if apart:
+            tensors = {name: laid.copied(self._copies.get(name)) for name, laid in tensors.items()}
+            self._copies = tensors
         self._flight = _Flight(self.checkpoints, tensors, state.progress, score, then)
         if not apart:
             self.settle()

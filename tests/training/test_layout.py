@@ -190,3 +190,15 @@ def test_a_copy_no_longer_follows_the_live_tensor() -> None:
     copy = RowWise((3, 2), (Part(live.unsqueeze(1).expand(-1, 2), (0, 0)),), columns=4).copied()
     live.zero_()
     assert copy.parts[0].tensor.tolist() == [[1.0, 1.0]] * 3
+
+
+def test_a_copy_takes_the_memory_of_an_earlier_one_that_was_laid_the_same_way() -> None:
+    live = torch.ones(3, requires_grad=True)
+    first = Laid((4,), (Part(live, (0,)),)).copied()
+    moved, wider = Laid((4,), (Part(live, (1,)),)).copied(first), Laid((4,), (Part(live.double(), (0,)),)).copied(first)
+    live.data.fill_(2.0)
+    again = Laid((4,), (Part(live, (0,)),)).copied(first)
+    assert again.parts[0].tensor is first.parts[0].tensor
+    assert again.parts[0].tensor.tolist() == [2.0] * 3
+    assert not again.parts[0].tensor.requires_grad
+    assert moved.parts[0].tensor.tolist() == wider.parts[0].tensor.tolist() == [1.0] * 3
