@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -19,8 +20,8 @@ class Ragged:
     """Lists of ids, one list a row.
 
     Attributes:
-        values: `[V]` int64, table rows, all lists one after another.
-        lengths: `[N]` int64, how many ids each row has; sums to V.
+        values: `[V]` int32, table rows, all lists one after another.
+        lengths: `[N]` int32, how many ids each row has; sums to V.
         weights: `[V]` float32 per-id weights (pooling already folded in), or None when every id weighs one.
     """
 
@@ -33,12 +34,16 @@ class Ragged:
         lengths, values, weights = _permuted(index, self.lengths, self.values, self.weights)
         return Ragged(values, lengths, weights)
 
+    @cached_property
+    def ends(self) -> Tensor:
+        """`[N]` int64, where in `values` each row's list ends."""
+        return self.lengths.cumsum(0)
+
     def slice(self, start: int, stop: int) -> Ragged:
         """Rows start .. stop-1, as views."""
-        first = int(self.lengths[:start].sum())
-        lengths = self.lengths[start:stop]
-        last = first + int(lengths.sum())
-        return Ragged(self.values[first:last], lengths, None if self.weights is None else self.weights[first:last])
+        first, last = (int(self.ends[row - 1]) if row else 0 for row in (start, min(stop, len(self.lengths))))
+        weights = None if self.weights is None else self.weights[first:last]
+        return Ragged(self.values[first:last], self.lengths[start:stop], weights)
 
     def split(self, size: int) -> list[Ragged]:
         """Runs of `size` rows, as views; `size` divides N."""
@@ -68,7 +73,7 @@ class Rows:
     """N encoded rows in schema order.
 
     Attributes:
-        ids: `[N, S]` int64 table rows of the S single-valued categorical features.
+        ids: `[N, S]` int32 table rows of the S single-valued categorical features.
         lists: the multi-hot features, in schema order.
         dense: `[N, D]` float32, scaled, never NaN.
         labels: `[N, T]` float32, 0 where not observed.

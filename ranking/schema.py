@@ -124,7 +124,7 @@ Feature = Annotated[DenseFeature | CategoricalFeature, Field(discriminator="kind
 class Table(Frozen):
     """One embedding table; `None` fields take the value of the run's defaults."""
 
-    rows: int | None = Field(None, ge=2, le=1 << 40, description="Left out: what vocabulary or buckets need.")
+    rows: int | None = Field(None, ge=2, le=1 << 31, description="Left out: what vocabulary or buckets need.")
     dim: int | None = Field(None, ge=1, le=1 << 16, description="Width of a row; left out: `schema.embedding_dim`.")
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = None
     learning_rate: float | None = Field(None, gt=0)

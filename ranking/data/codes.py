@@ -89,7 +89,7 @@ class _IdentityCode:
         ids = integers(keys)
         if pa.types.is_uint64(column.values.type):
             ids = ids.view(np.uint64)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.rows):
+        if ids.view(np.uint64).max(initial=0) >= self.rows:  # the negative ones are the largest
             outside = (ids < 0) | (ids >= self.rows)
             if not self.wrap:
                 raise column.bad(int(outside.argmax()), f"an id in [0, {self.rows})")

@@ -14,6 +14,7 @@ from ranking.data.hashing import Int64
 from ranking.errors import InputError
 
 Bool = npt.NDArray[np.bool_]
+Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _LAST_WHOLE = {pa.float16(): 2.0**11, pa.float32(): 2.0**24}  # from there on floats skip integers; others: 2^53
@@ -75,11 +76,18 @@ class Column:
         Raises:
             InputError: also for an infinite value, or one that float32 cannot hold.
         """
+        return self.finite_and_missing()[0]
+
+    def finite_and_missing(self) -> tuple[Float64, Bool | None]:
+        """What `finite` returns; and where it is NaN, `[N]`, None when nowhere."""
         numbers = self.numbers()
+        low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)  # NaN if any is
+        if -FLOAT32_MAX <= low and high <= FLOAT32_MAX:
+            return numbers, None
         bad = np.abs(numbers) > FLOAT32_MAX
         if bad.any():
             raise self.bad(int(bad.argmax()), "a finite number that fits float32")
-        return numbers
+        return numbers, np.isnan(numbers)
 
     def keys(self) -> pa.Array:
         """`[N]` int64 or large_string, null where the value is null or NaN. Unsigned 64-bit keys keep their bits.
@@ -120,13 +128,13 @@ class Lists:
     Attributes:
         name: the column's name.
         values: `[V]` Arrow array, all lists one after another; NaN is null.
-        lengths: `[N]` int64, values in each row's list.
+        lengths: `[N]` int32, values in each row's list.
         row: row number of the list at a position, for messages.
     """
 
     name: str
     values: pa.Array
-    lengths: Int64
+    lengths: Int32
     row: Callable[[int], int]
 
     @property
@@ -140,7 +148,7 @@ class Lists:
         if null is None:
             return self, None
         rows = np.repeat(np.arange(self.lengths.size), self.lengths)
-        lengths = np.bincount(rows[~null], minlength=self.lengths.size)
+        lengths = np.bincount(rows[~null], minlength=self.lengths.size).astype(np.int32)
         return Lists(self.name, self.values.drop_null(), lengths, self.row), ~null
 
 
@@ -180,8 +188,7 @@ class Block:
             array = array.cast(pa.list_(pa.int64()))
         if not _is_list(array.type):
             raise Column(name, array, self.row).wrong_type("lists")
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
-        return Lists(name, _nan_to_null(plain(pc.list_flatten(array))), lengths, self.row)
+        return Lists(name, _nan_to_null(plain(pc.list_flatten(array))), _lengths(array), self.row)
 
     def _array(self, name: str) -> pa.Array:
         place = self.table.schema.get_field_index(name)
@@ -202,6 +209,14 @@ def null_mask(array: pa.Array) -> Bool | None:
 def plain(array: pa.Array) -> pa.Array:
     """The array without its dictionary, if it has one."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _lengths(array: pa.Array) -> Int32:
+    """Of the lists `[N]`, 0 where null."""
+    if array.null_count or pa.types.is_fixed_size_list(array.type):
+        return pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int32)  # type: ignore[no-any-return]
+    lengths: Int32 = np.diff(array.offsets.to_numpy()).astype(np.int32, copy=False)
+    return lengths
 
 
 def _nan_to_null(values: pa.Array) -> pa.Array:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.codes import Count, KeyIndex, code_of
-from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float64, Lists
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float64, Int32, Lists
 from ranking.data.hashing import Int64
 from ranking.data.targets import groups, targets
 from ranking.data.transforms import Statistics, Transforms, compress
@@ -57,7 +57,7 @@ class Encoder:
             index: `[N]` int64 row numbers for messages; positions in `table` when left out.
 
         Returns:
-            ids `[N, S]` int64; the multi-hot features; dense `[N, D]` float32, never NaN.
+            ids `[N, S]` int32; the multi-hot features; dense `[N, D]` float32, never NaN.
 
         Raises:
             InputError: naming column and, where a value is to blame, its row and the value.
@@ -86,13 +86,13 @@ class Encoder:
         )
 
     def _features(self, block: Block) -> Features:
-        ids = np.empty((len(block), len(self._single)), np.int64)
+        ids = np.empty((len(block), len(self._single)), np.int32)
         for place, feature in enumerate(self._single):
             ids[:, place] = self.ids(feature, block)
         lists = tuple(self.ragged(feature, block) for feature in self._multi)
         dense, place = np.empty((len(block), self.schema.dense_width), np.float32), 0
         for number in self.schema.dense:
-            dense[:, place : place + number.width] = self.dense(number, block)
+            self.dense(number, block, dense[:, place : place + number.width])
             place += number.width
         return torch.from_numpy(ids), lists, torch.from_numpy(dense)
 
@@ -107,20 +107,19 @@ class Encoder:
         present, kept = lists.present()
         self._count(f"{feature.name}/null", len(lists.values) - len(present.values))
         rows = self._codes[feature.name](present.column, self._counted(feature.name))
-        values, lengths = torch.from_numpy(np.require(rows, requirements="W")), torch.from_numpy(present.lengths)
+        values, lengths = torch.from_numpy(rows.astype(np.int32)), torch.from_numpy(present.lengths)
         if not self.schema.weighted:
             return Ragged(values, lengths)
         weights = _declared(feature, block, lists, kept) if feature.weights else np.ones(rows.size)
         return Ragged(values, lengths, torch.from_numpy(_pooled(feature, present.lengths, weights)))
 
-    def dense(self, feature: DenseFeature, block: Block) -> npt.NDArray[np.float32]:
-        """Inputs `[N, width]` of one dense feature, the indicator last."""
-        out = np.empty((len(block), feature.width), np.float32)
+    def dense(self, feature: DenseFeature, block: Block, out: npt.NDArray[np.float32]) -> None:
+        """Write the inputs `[N, width]` of one dense feature, the indicator last."""
         column = block.column(feature.source)
         statistics = self.transforms.statistics[feature.name]
-        values = compress(feature, column.finite())
-        missing = np.isnan(values)
-        if missing.any():
+        numbers, missing = column.finite_and_missing()
+        values = compress(feature, numbers)
+        if missing is not None:
             if feature.null == "reject":
                 raise column.bad(int(missing.argmax()), "a number, as `null: reject` says")
             self._count(f"{feature.name}/null", int(missing.sum()))
@@ -130,8 +129,7 @@ class Encoder:
         else:
             out[:, 0] = _scale(feature, statistics, values)
         if feature.indicator:
-            out[:, -1] = missing
-        return out
+            out[:, -1] = 0.0 if missing is None else missing
 
     def _counted(self, feature: str) -> Count:
         return lambda what, number: self._count(f"{feature}/{what}", number)
@@ -188,14 +186,13 @@ def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool 
             f"column {feature.weights!r}, row {block.row(place)}: got {lists.lengths[place]} weights; "
             f"expected {ids.lengths[place]}, one for each id in column {feature.source!r}"
         )
-    weights = lists.column.finite()
-    missing = np.isnan(weights) if kept is None else np.isnan(weights) & kept
-    if missing.any():
+    weights, missing = lists.column.finite_and_missing()
+    if missing is not None and (missing := missing if kept is None else missing & kept).any():
         raise lists.column.bad(int(missing.argmax()), "a number")
     return weights if kept is None else weights[kept]
 
 
-def _pooled(feature: CategoricalFeature, lengths: Int64, weights: Float64) -> npt.NDArray[np.float32]:
+def _pooled(feature: CategoricalFeature, lengths: Int32, weights: Float64) -> npt.NDArray[np.float32]:
     """Per-id weights `[V]` after pooling: w, w / sum(w) or w / sqrt(sum(w^2)) of each list; 0 where the sum is 0."""
     if feature.pooling != "sum":
         rows = np.repeat(np.arange(lengths.size), lengths)

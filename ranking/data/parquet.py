@@ -61,7 +61,7 @@ class Decoder:
             rows of the other pieces; which pieces they are, `[P]`.
         """
         changes = np.flatnonzero(np.diff(pieces[:, 0])) + 1
-        tables, kept = [self._columns.empty_table()], []
+        tables, kept = [], []
         for part in np.split(pieces, changes):
             try:
                 tables.append(self._cut(int(part[0, 0]), part[:, 1:]))
@@ -69,7 +69,8 @@ class Decoder:
             except DamageError as error:
                 damaged(int(part[0, 0]), error)
                 kept.append(np.zeros(len(part), np.bool_))
-        return pa.concat_tables(tables), np.concatenate(kept)
+        table = pa.concat_tables(tables) if tables else self._columns.empty_table()
+        return table, np.concatenate(kept)
 
     def _cut(self, row_group: int, cuts: Int64) -> pa.Table:
         if cuts.tolist() == [[0, self._rows[row_group]]]:

@@ -224,7 +224,7 @@ class _Split:
 def _read(encoder: Encoder, feature: Feature, block: Block) -> tuple[Float64, int]:
     """What drift is measured on, raw numbers or table rows, and how many rows of the block are without a value."""
     if isinstance(feature, DenseFeature):
-        encoder.dense(feature, block)  # for its checks
+        encoder.dense(feature, block, np.empty((len(block), feature.width), np.float32))  # for its checks
         numbers = block.column(feature.source).numbers()
         return numbers, int(np.isnan(numbers).sum())
     if feature.multi_hot:
