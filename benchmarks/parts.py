@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from benchmarks.loader import GROUP, Source, write
+from benchmarks.loader import FILES, GROUP, Source, write
 from ranking.batch import RankingBatch
 from ranking.data.encode import Encoder
 from ranking.data.manifest import Manifest
@@ -104,7 +104,7 @@ def by_index(lists: Ragged, index: torch.Tensor) -> Ragged:
 def main() -> None:
     harness.keep_memory()
     parser = harness.arguments(__doc__ or "", rounds=15)
-    parser.set_defaults(rows=400_000)
+    parser.set_defaults(rows=2 * FILES * GROUP)
     options = parser.parse_args()
     torch.set_num_threads(1)
     before, found = harness.machine(), []

@@ -85,6 +85,8 @@ class CensusStudyConfig(Settings):
             raise ValueError(f"spaces: got {sorted(self.spaces)}; expected some of {sorted(self.models)}")
         for group in self.groups:
             for model in self.models:
+                for path, dimension in self.space(group, model).items():
+                    self.cell(group, model, {path: dimension.choices[0] if dimension.choices else dimension.low})
                 self.cell(group, model)
         self.schema_of(next(iter(self.groups)))
         return self
@@ -92,7 +94,10 @@ class CensusStudyConfig(Settings):
     def cell(self, group: str, model: str, tuned: Mapping[str, Any] | None = None) -> Cell:
         """Settings of a model in a group: common ones, the group's over them, what a trial drew over those."""
         settings: dict[str, Any] = {"model": dict(self.models[model]), "learning_rate": 1e-3, "epochs": 1}
-        for path, value in {**self.common, **self.groups[group].settings, **(tuned or {})}.items():
+        for path, value in {**self.common, **self.groups[group].settings}.items():
+            _put(settings, path, value)
+        settings = Cell.model_validate(settings).model_dump()  # defaults too: the tuner may draw a part of one
+        for path, value in (tuned or {}).items():
             _put(settings, path, value)
         cell = Cell.model_validate(settings)
         zoo.check(cell.model, self.groups[group].tasks)
@@ -109,11 +114,18 @@ class CensusStudyConfig(Settings):
 
 
 def _put(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at a dotted path; a number in it is a place in a list."""
+    """Set the value at a dotted path; a number in it is a place in a list.
+
+    Raises:
+        ValueError: nothing stands there.
+    """
     *parents, last = path.split(".")
     target: Any = settings
-    for name in parents:
-        key: Any = int(name) if name.isdigit() else name
-        target[key] = copy.copy(target[key]) if not isinstance(target[key], tuple) else list(target[key])
-        target = target[key]
-    target[int(last) if last.isdigit() else last] = value
+    try:
+        for name in parents:
+            key: Any = int(name) if name.isdigit() else name
+            target[key] = copy.copy(target[key]) if not isinstance(target[key], tuple) else list(target[key])
+            target = target[key]
+        target[int(last) if last.isdigit() else last] = value
+    except (IndexError, KeyError, TypeError):
+        raise ValueError(f"{path}: no such setting; expected a path of one of this model's") from None

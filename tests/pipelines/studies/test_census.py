@@ -12,8 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from pipelines.studies.census.config import CensusStudyConfig
 from pipelines.studies.census.findings import Verdict, difference, mean
 from pipelines.study import main
+from ranking.config import read
+from ranking.errors import InputError
 from tests.data.recipes.test_census import people
 
 ROOT = Path(__file__).parents[3]
@@ -141,3 +144,15 @@ def test_a_wrong_setting_ends_in_one_line(base, arguments, message) -> None:
     result = study(base, *arguments)
     assert result.exit_code == 2
     assert re.fullmatch(f"error: .*{message}.*\n", result.stderr), result.stderr
+
+
+def test_every_setting_that_the_tuner_may_draw_is_one_of_the_models() -> None:
+    config = read(CensusStudyConfig, [ROOT / "configs/census/study.yaml"])
+    drawn = {"model.ranks.0": 64, "model.ranks.2": 1}
+    assert config.cell("income", "tensor_factorization", drawn).model.ranks == (64, 32, 1)
+    for wrong in ("model.ranks.3", "model.stages.0", "model.tower.width"):
+        with pytest.raises(ValueError, match=f"{wrong}: no such setting"):
+            config.cell("income", "tensor_factorization", {wrong: 1})
+    space = json.dumps({"mmoe": {"model.stages.0": {"low": 1, "high": 2}}})
+    with pytest.raises(InputError, match=r"model\.stages\.0: no such setting"):
+        read(CensusStudyConfig, [ROOT / "configs/census/study.yaml"], [f"--spaces={space}"])
