@@ -35,7 +35,7 @@ class Traffic:
     """Bytes that leave one rank in a step.
 
     Attributes:
-        ids: to the ranks that hold their tables: a length for each feature and row, and the ids; 8 bytes each.
+        ids: to the ranks that hold their tables: a length for each feature and row, and the ids; 4 bytes each.
         vectors: to the ranks whose rows they are, and their gradients back; float32.
         gradients: of the network, in a ring all-reduce; float32.
     """
@@ -48,7 +48,7 @@ class Traffic:
     def of(cls, size: int, rows: int, parameters: int) -> Traffic:
         """The workload's, for `rows` a rank in a world of `size`."""
         away = rows * (size - 1) / size  # of what a rank has, the share that belongs elsewhere
-        ids = away * 8 * (workload.IDS + IDS_A_ROW)
+        ids = away * 4 * (workload.IDS + IDS_A_ROW)
         return cls(ids, 2 * away * 4 * workload.IDS * sides.DIM, 2 * (size - 1) / size * 4 * parameters)
 
     @property
@@ -71,7 +71,7 @@ def measure(world: World, place: Path, batch: int, parameters: int) -> dict[str,
 def _exchanges(size: int, traffic: Traffic, parameters: int) -> Callable[[], None]:
     """Ids there, vectors back, their gradients there, the network's summed."""
     own = size / (size - 1)  # an all-to-all keeps its own share
-    ids = torch.zeros(int(traffic.ids * own) // 8 // size * size, dtype=torch.int64)
+    ids = torch.zeros(int(traffic.ids * own) // 4 // size * size, dtype=torch.int32)
     vectors = torch.zeros(int(traffic.vectors * own) // 8 // size * size)  # one way
     there, gradients = [ids, vectors, vectors], torch.zeros(parameters)
     back = [torch.empty_like(tensor) for tensor in there]

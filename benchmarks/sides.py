@@ -160,7 +160,7 @@ def rechub(world: World, batches: Sequence[RankingBatch], autocast: bool) -> Ste
 
 def _columns(batch: RankingBatch, names: list[str], numbers: list[str]) -> dict[str, Tensor]:
     rows = batch.rows
-    first = [torch.zeros(len(rows), dtype=torch.int64) for _ in rows.lists]
+    first = [rows.ids.new_zeros(len(rows)) for _ in rows.lists]
     for place, ragged in enumerate(rows.lists):
         starts = ragged.lengths.cumsum(0) - ragged.lengths
         first[place][ragged.lengths > 0] = ragged.values[starts[ragged.lengths > 0]]

@@ -73,9 +73,9 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     single = [f.name for f in schema.categorical if not f.multi_hot]
     listed = [f.name for f in schema.categorical if f.multi_hot]
     size, flat = len(rows), len(rows) * len(single)
-    values = torch.empty(flat + sum(len(ragged.values) for ragged in rows.lists), dtype=torch.int64)
-    values[:flat].view(len(single), size).copy_(rows.ids.t())  # transposed, widened and joined in one copy
-    lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int64)
+    values = rows.ids.new_empty(flat + sum(len(ragged.values) for ragged in rows.lists))
+    values[:flat].view(len(single), size).copy_(rows.ids.t())  # a transpose and a concatenation in one copy
+    lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int32)
     if listed:
         torch.cat([ragged.values for ragged in rows.lists], out=values[flat:])
         torch.stack([ragged.lengths for ragged in rows.lists], out=lengths[len(single) :])

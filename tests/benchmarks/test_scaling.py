@@ -12,7 +12,7 @@ from benchmarks.scaling import Traffic, on_paper
 
 def test_a_rank_sends_what_belongs_elsewhere() -> None:
     traffic = Traffic.of(size=4, rows=100, parameters=1000)
-    assert traffic.ids == 75 * 8 * (20 + 27)  # of 100 rows, 75 are of tables elsewhere: lengths, and ids
+    assert traffic.ids == 75 * 4 * (20 + 27)  # of 100 rows, 75 are of tables elsewhere: lengths, and ids
     assert traffic.vectors == 75 * 4 * 320 * 2  # there and, as gradients, back
     assert traffic.gradients == 2 * 0.75 * 4 * 1000
     assert traffic.total == traffic.ids + traffic.vectors + traffic.gradients
