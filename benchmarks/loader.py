@@ -192,12 +192,12 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, object]]:
         yield _checked(source, options)
     if options.section == "checksums":
         return
-    for source in sources:
-        yield _rate(source, "local", options)
+    for source, threads in itertools.product(sources, sorted({1, options.threads})):
+        yield _rate(source, "local", threads, options)
     with buckets([sources[0].folder]) as access:
         if access is not None:
             remote = Source(sources[0].kind, sources[0].folder, f"s3://bench/{sources[0].folder.name}", access)
-            yield _rate(remote, "s3", options)
+            yield _rate(remote, "s3", options.threads, options)
     kind = sources[0].kind
     small, large = (
         Source(kind, place, str(place), {})
@@ -220,9 +220,9 @@ def _places(options: argparse.Namespace, rows: int) -> Iterator[tuple[str, Path]
         yield kind, write(kind, options.data, rows)
 
 
-def _rate(source: Source, where: str, options: argparse.Namespace) -> dict[str, object]:
-    name = f"{source.kind}, {where}, batch {options.batch}, {options.threads} threads"
-    sides = ours(source, options.threads, options.batch), plain(source, options.threads, options.batch)
+def _rate(source: Source, where: str, threads: int, options: argparse.Namespace) -> dict[str, object]:
+    name = f"{source.kind}, {where}, batch {options.batch}, {threads} thread{'s' * (threads > 1)}"
+    sides = ours(source, threads, options.batch), plain(source, threads, options.batch)
     return harness.alternate(name, "rows/s", *sides, rounds=options.rounds).summary()
 
 
