@@ -78,7 +78,7 @@ class Bench:
         except InputError as error:
             wrong = _unnamed(str(error), case)
             return Outcome(number, case.kind, "failure" if wrong else "error", wrong or str(error))
-        except Exception as error:
+        except (Exception, _Late) as error:
             return Outcome(number, case.kind, "failure", f"{type(error).__name__}: {error}")
         return Outcome(number, case.kind, "failure" if wrong else "result", wrong)
 
@@ -168,8 +168,12 @@ def _unnamed(message: str, case: Case) -> str:
     return "" if any(place and place in message for place in places) else f"names nothing: {message}"
 
 
+class _Late(BaseException):
+    """A case hangs; no Exception, which a store would take for a fault that passes."""
+
+
 class _Deadline:
-    """Raises TimeoutError after some seconds; ends the process when even that is not heard."""
+    """Raises _Late after some seconds; ends the process when even that is not heard."""
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
@@ -184,7 +188,7 @@ class _Deadline:
         faulthandler.cancel_dump_traceback_later()
 
     def _ring(self, _signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"hangs: more than {self.seconds} s")
+        raise _Late(f"more than {self.seconds} s")
 
 
 def _work(seed: int, numbers: range, sender: Connection) -> None:
