@@ -84,6 +84,7 @@ def others(options: argparse.Namespace) -> Iterator[dict[str, object]]:
         batch=max(options.batch),
         rounds=options.rounds,
         kinds=options.kinds,
+        section="all",
         table_rows=options.table_rows,
     )
     yield from loader.cases(sizes)

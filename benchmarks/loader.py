@@ -84,7 +84,7 @@ def table(kind: str, rows: int, seed: int) -> pa.Table:
 
 def write(kind: str, folder: Path, rows: int) -> Path:
     """Files of one kind, written when they are not there yet."""
-    place = folder / f"{kind.replace(' ', '-')}-{rows}-with-checksums"
+    place = folder / f"{kind.replace(' ', '-')}-{rows}-in-groups-of-{GROUP}"
     if not (place / "transforms").exists():
         place.mkdir(parents=True, exist_ok=True)
         for number in range(FILES):
@@ -141,7 +141,7 @@ def plain(source: Source, threads: int, batch: int) -> Callable[[], float]:
 
 
 def peak(source: Source, threads: int, batch: int) -> float:
-    """MiB that a fresh process takes at most beyond what its imports took, while it reads one epoch."""
+    """MiB that a fresh process takes at most beyond what its imports took, while it reads."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak, (source, threads, batch))

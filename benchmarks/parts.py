@@ -106,6 +106,8 @@ def main() -> None:
     parser = harness.arguments(__doc__ or "", rounds=15)
     parser.set_defaults(rows=2 * FILES * GROUP)
     options = parser.parse_args()
+    if options.rows < FILES * GROUP:
+        parser.error(f"--rows: got {options.rows}; expected at least {FILES * GROUP}, a whole row group a file")
     torch.set_num_threads(1)
     before, found = harness.machine(), []
     for kind in ("int64 ids", "multi-hot", "hashed int64 ids"):

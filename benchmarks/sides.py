@@ -160,11 +160,11 @@ def rechub(world: World, batches: Sequence[RankingBatch], autocast: bool) -> Ste
 
 def _columns(batch: RankingBatch, names: list[str], numbers: list[str]) -> dict[str, Tensor]:
     rows = batch.rows
-    first = [rows.ids.new_zeros(len(rows)) for _ in rows.lists]
+    first = [torch.zeros(len(rows), dtype=torch.int64) for _ in rows.lists]  # as it wants them, outside its step
     for place, ragged in enumerate(rows.lists):
         starts = ragged.lengths.cumsum(0) - ragged.lengths
-        first[place][ragged.lengths > 0] = ragged.values[starts[ragged.lengths > 0]]
-    ids = dict(zip(names, [*rows.ids.t().contiguous(), *first], strict=True))
+        first[place][ragged.lengths > 0] = ragged.values[starts[ragged.lengths > 0]].long()
+    ids = dict(zip(names, [*rows.ids.t().long().contiguous(), *first], strict=True))
     return ids | dict(zip(numbers, rows.dense.t().contiguous(), strict=True))
 
 

@@ -10,6 +10,9 @@ from torch.nn import ModuleDict
 
 from ranking.expression import Expression
 
+MAX_ROWS = 1 << 31
+"""Of a table: ids are 32-bit."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -124,7 +127,7 @@ Feature = Annotated[DenseFeature | CategoricalFeature, Field(discriminator="kind
 class Table(Frozen):
     """One embedding table; `None` fields take the value of the run's defaults."""
 
-    rows: int | None = Field(None, ge=2, le=1 << 31, description="Left out: what vocabulary or buckets need.")
+    rows: int | None = Field(None, ge=2, le=MAX_ROWS, description="Left out: what vocabulary or buckets need.")
     dim: int | None = Field(None, ge=1, le=1 << 16, description="Width of a row; left out: `schema.embedding_dim`.")
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = None
     learning_rate: float | None = Field(None, gt=0)

@@ -30,6 +30,7 @@ def rows(workspace: Workspace, schema: Schema) -> Rows:
 
 def test_every_feature_finds_its_ids_under_its_name(schema: Schema, rows: Rows) -> None:
     found = jagged(schema, rows)
+    assert found.values().dtype == found.lengths().dtype == torch.int32
     assert found.keys() == ["user_id", "video_id", "tab", "recent"]
     for place, name in enumerate(["user_id", "video_id", "tab"]):
         assert found[name].values().tolist() == rows.ids[:, place].tolist()

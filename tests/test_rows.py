@@ -9,8 +9,9 @@ LISTS = [[1], [], [2, 3, 4], [5, 6], [], [7]]
 
 
 def ragged(lists, weighted):
-    values = torch.tensor([value for row in lists for value in row], dtype=torch.int64)
-    return Ragged(values, torch.tensor([len(row) for row in lists]), values / 2 if weighted else None)
+    values = torch.tensor([value for row in lists for value in row], dtype=torch.int32)
+    lengths = torch.tensor([len(row) for row in lists], dtype=torch.int32)
+    return Ragged(values, lengths, values / 2 if weighted else None)
 
 
 def rows(numbers, weighted=True):
@@ -18,7 +19,7 @@ def rows(numbers, weighted=True):
     n = torch.tensor(numbers, dtype=torch.int64)
     column = n.float().view(-1, 1)
     return Rows(
-        ids=n.view(-1, 1),
+        ids=n.view(-1, 1).int(),
         lists=(ragged([LISTS[i] for i in numbers], weighted),),
         dense=column,
         labels=column,

@@ -19,7 +19,7 @@ from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import file_system
 from ranking.errors import InputError
-from ranking.schema import Bucketised, CategoricalFeature, DenseFeature, Frozen, Name, Schema, Vocabulary
+from ranking.schema import MAX_ROWS, Bucketised, CategoricalFeature, DenseFeature, Frozen, Name, Schema, Vocabulary
 
 _Value = TypeVar("_Value")
 
@@ -89,7 +89,7 @@ class Transforms:
         """Rows of an embedding table: as declared, else what its vocabulary or buckets need.
 
         Raises:
-            InputError: nothing says how many rows, or fewer are declared than there are buckets.
+            InputError: nothing says how many rows, fewer are declared than there are buckets, or too many are needed.
         """
         declared = schema.table(table).rows
         needs = {f.name: self._rows(f) for f in schema.categorical if f.table_name == table}
@@ -100,7 +100,10 @@ class Transforms:
         for name, need in needs.items():
             if declared is not None and need > declared:
                 raise InputError(f"schema.tables.{table}.rows: got {declared}; expected >= {need} for feature {name!r}")
-        return declared or max([2, *needs.values()])
+        rows = declared or max([2, *needs.values()])
+        if rows > MAX_ROWS:
+            raise InputError(f"schema.tables.{table}.rows: got {rows} by its vocabulary; expected at most {MAX_ROWS}")
+        return rows
 
     def save(self, directory: str) -> None:
         """Write `transforms.json` and `<table>.vocabulary.parquet` into `directory`, a path or an fsspec URL."""

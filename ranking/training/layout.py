@@ -63,7 +63,7 @@ class Laid:
         """The same content in host memory of its own: that of an earlier copy where it was laid the same way."""
         taken = memory.parts if memory is not None else ()
         if [_form(part) for part in taken] != [_form(part) for part in self.parts]:
-            taken = tuple(Part(_host(part.tensor), part.offsets) for part in self.parts)
+            taken = tuple(Part(torch.empty_like(part.tensor, device="cpu"), part.offsets) for part in self.parts)
         for part, own in zip(self.parts, taken, strict=True):
             own.tensor.copy_(part.tensor)
         return Laid(self.shape, taken)
@@ -248,11 +248,6 @@ def _row_wise(parts: Sequence[tuple[Tensor, int, int, int]], shape: Sequence[int
 
 def _form(part: Part) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:
     return part.tensor.shape, part.tensor.dtype, part.offsets
-
-
-def _host(tensor: Tensor) -> Tensor:
-    """Uninitialised host memory for a copy; pinned where it comes from a GPU, which copies several times as fast."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def _nothing() -> None:

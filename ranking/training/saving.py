@@ -70,13 +70,14 @@ class Saves:
         Raises:
             InputError: as `save`.
         """
-        flight, self._flight = self._flight, None
+        flight = self._flight
         if flight is None:
             return
         pulse = self.checkpoints.world.pulse
         while flight.thread.is_alive():
             flight.thread.join(_LOOK)
             pulse.since = time.monotonic()  # a large checkpoint takes its time; the save's own collectives bound it
+        self._flight = None  # not before: until its thread has ended, its copies are not to be written over
         try:
             flight.outcome.result()
             self._lost = ""

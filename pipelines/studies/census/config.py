@@ -85,8 +85,8 @@ class CensusStudyConfig(Settings):
             raise ValueError(f"spaces: got {sorted(self.spaces)}; expected some of {sorted(self.models)}")
         for group in self.groups:
             for model in self.models:
-                for path, dimension in self.space(group, model).items():
-                    self.cell(group, model, {path: dimension.choices[0] if dimension.choices else dimension.low})
+                space = self.space(group, model).items()
+                self.cell(group, model, {path: each.choices[0] if each.choices else each.low for path, each in space})
                 self.cell(group, model)
         self.schema_of(next(iter(self.groups)))
         return self
