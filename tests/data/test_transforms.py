@@ -275,3 +275,11 @@ def test_a_truncated_vocabulary_is_an_input_error(saved):
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"v\.vocabulary\.parquet"):
         Transforms.load(str(saved[1]), schema_of(*SAVED))
+
+
+def test_a_vocabulary_of_more_keys_than_ids_can_tell_is_refused(monkeypatch) -> None:
+    schema = schema_of(ids("f", "vocabulary"))
+    fitted = fit(schema, f=[1, 2, 3])
+    monkeypatch.setattr("ranking.data.transforms.MAX_ROWS", 3)
+    with pytest.raises(InputError, match=r"schema\.tables\.f\.rows: got 4 by its vocabulary; expected at most 3"):
+        fitted.table_rows(schema, "f")
