@@ -149,8 +149,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096])
     options = parser.parse_args()
     before, place = harness.machine(), workload.prepare(options.data, options.rows)
-    with harness.environment(**harness.KEEP_MEMORY):
-        found = list(itertools.chain.from_iterable(cases(place, batch, options.rounds) for batch in options.batch))
+    found = list(itertools.chain.from_iterable(cases(place, batch, options.rounds) for batch in options.batch))
     threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads()
     said = {"threads": threads, "matmul": "medium", "precision": "fp32", "rounds": options.rounds, "steps": STEPS}
     harness.report("scaling", before, said, found, paper=[row for batch in options.batch for row in on_paper(batch)])

@@ -27,6 +27,7 @@ from pipelines.assembly import Assembly
 from ranking.batch import RankingBatch
 from ranking.data.plan import Position
 from ranking.distributed.world import World
+from ranking.nn.experts import GroupedLinear
 from ranking.training.feed import Feed
 from ranking.training.step import EagerPipeline, build_pipeline
 
@@ -70,6 +71,7 @@ class Bench:
             "step; the bare DMP loop": (self.step(), bare),
             "step; the table-batched op called directly": (self.step(), direct),
             "network; written out": self._networks(),
+            "towers' input copied once; by every product": self._copies(),
             "tables, looked up locally; exchanged and regrouped": self._tables(),
             "loss; columns of each loss indexed": self._losses(),
             "network; the same inside DDP": self._wrapped(),
@@ -95,6 +97,19 @@ class Bench:
     def _networks(self) -> tuple[Work, Work]:
         architecture = self.state.model.module.model.architecture
         return self._backward(architecture), self._backward(sides.Network(torch.device("cpu")))
+
+    def _copies(self) -> tuple[Work, Work]:
+        width = len(self.batches[0].rows)
+        before, after = (
+            _Strided(sides.TASKS, sides.HIDDEN, sides.TOWER),
+            GroupedLinear(sides.TASKS, sides.HIDDEN, sides.TOWER),
+        )
+        mixed = torch.randn(width, sides.TASKS, sides.HIDDEN, requires_grad=True).transpose(0, 1)
+
+        def once(layer: GroupedLinear) -> Work:
+            return lambda: layer(mixed).sum().backward()
+
+        return once(after), once(before)
 
     def _wrapped(self) -> tuple[Work, Work]:
         network = sides.Network(torch.device("cpu"))
@@ -163,6 +178,14 @@ class Bench:
         return run
 
 
+class _Strided(GroupedLinear):
+    """Hands its transposed input to the products as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+
 class _Awaited:
     """A feed that waits for the agreement on the next batch before it hands this one out."""
 
@@ -206,8 +229,7 @@ def main() -> None:
     before, place, found = harness.machine(), workload.prepare(options.data, options.rows), []
     for processes, precision, batch in itertools.product(options.processes, options.precision, options.batch):
         where = f"{precision}, batch {batch}, {processes} process{'es' * (processes > 1)}"
-        with harness.environment(**harness.KEEP_MEMORY):
-            cases = launch.ranks(measure, processes, "cpu", place, batch, precision, options.rounds)[0]
+        cases = launch.ranks(measure, processes, "cpu", place, batch, precision, options.rounds)[0]
         found += [case.summary() | {"case": f"{name}: {where}"} for name, case in cases.items()]
         print(harness.table(found[-len(cases) :]), flush=True)
     said = {"threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(), "matmul": "medium"}

@@ -43,6 +43,7 @@ class Setting:
         device: `cpu` or `cuda`.
         compile: mode of torch.compile on the dense part; "": eager.
         profile: trace our first turn that counts; its time is then worth nothing.
+        give_way: whether the threads that decode let the one that trains go first.
         sections: of the configuration.
     """
 
@@ -56,6 +57,7 @@ class Setting:
     device: str = "cpu"
     compile: str = ""
     profile: bool = False
+    give_way: bool = True
     sections: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,7 +85,10 @@ class _Turns:
 
     def __init__(self, setting: Setting, world: World, folder: Path) -> None:
         from pipelines.assembly import Assembly
+        from ranking.data import loader
 
+        if not setting.give_way:
+            loader.give_way = lambda: None
         self.setting, self.world, self.folder = setting, world, folder
         sections: dict[str, Any] = {
             "device": setting.device,
@@ -283,14 +288,12 @@ def main() -> None:
     before, place = harness.machine(), workload.prepare(options.data, options.rows)
     found: list[dict[str, object]] = []
     for setting in settings(place, options):
-        with harness.environment(**harness.KEEP_MEMORY):
-            found += cases(setting)
+        found += cases(setting)
         print(harness.table(found[-len(setting.sides) :]), flush=True)
     said = {
         "workload": place.name,
         "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(),
         "matmul": "medium",
-        "environment": harness.KEEP_MEMORY,
         "rounds": options.rounds,
     }
     harness.report(options.name, before, said, found)

@@ -22,6 +22,7 @@ from ranking.data.parquet import Decoder
 from ranking.data.plan import Block, Int64, Order, Plan, Position
 from ranking.data.quarantine import Quarantine, QuarantineConfig
 from ranking.data.storage import RetryConfig, Store
+from ranking.distributed.process import give_way
 from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Frozen
@@ -248,8 +249,8 @@ def _with_gaps(rows: Rows, pieces: Int64, kept: Bool) -> Rows:
 
 @contextmanager
 def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that, however it is left, drops what waits and joins what runs."""
-    pool = ThreadPoolExecutor(number, thread_name_prefix="ranking-data")
+    """A pool beside the training thread that, however it is left, drops what waits and joins what runs."""
+    pool = ThreadPoolExecutor(number, thread_name_prefix="ranking-data", initializer=give_way)
     try:
         yield pool
     finally:

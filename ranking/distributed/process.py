@@ -1,4 +1,4 @@
-"""What the operating system knows of a process: which it is, whether it is gone, that it dies with its parent."""
+"""What the operating system knows of a process: which it is, whether it is gone, what it keeps, who goes first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from ranking.schema import Frozen
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_NICE = 10  # a tenth of a core that training wants, the whole of one that it does not
 
 
 class Process(Frozen):
@@ -70,6 +72,20 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies; only Linux can, others are left to poll."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def give_way() -> None:
+    """Let other threads go before this one, where cores are short; only Linux knows priorities of threads."""
+    if sys.platform == "linux":
+        os.nice(_NICE)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed: handed back to the system, a large block costs page faults at its next use."""
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if adjust is not None:  # musl has none
+        adjust(_M_MMAP_THRESHOLD, 1 << 30)
+        adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _space() -> str:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ranking.distributed.ballot import Ballot
 from ranking.distributed.fbgemm import check_fbgemm
 from ranking.distributed.meeting import meet
-from ranking.distributed.process import die_with_parent
+from ranking.distributed.process import die_with_parent, keep_memory
 from ranking.distributed.pulse import Pulse
 from ranking.errors import InputError, ToldError
 
@@ -70,6 +70,8 @@ def join(device: str, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Wo
     """
     if _launched():
         die_with_parent()  # a worker whose agent is gone would train on, unseen
+    if not any(name.startswith("MALLOC_") for name in os.environ):  # or else the user has chosen
+        keep_memory()
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _place(device)
     store = _init(device, rank, size, timeout)
