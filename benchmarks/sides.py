@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
@@ -131,8 +132,11 @@ class _TableBatched(nn.Module):
         return self.op(sparse.values(), sparse.offsets())  # type: ignore[no-any-return]
 
 
-def rechub(world: World, batches: Sequence[RankingBatch], autocast: bool) -> Step:
-    """torch-rechub's MMOE as its trainer runs it; lists become their first id, as it takes one id a feature."""
+def rechub(world: World, batches: Sequence[RankingBatch], autocast: bool, matmul: str = "highest") -> Step:
+    """torch-rechub's MMOE as its trainer runs it; lists become their first id, as it takes one id a feature.
+
+    It multiplies as torch does where nobody has chosen otherwise (`highest`); memory is kept for it as for ours.
+    """
     from torch_rechub.basic.features import DenseFeature, SparseFeature
     from torch_rechub.models.multi_task import MMOE
 
@@ -147,15 +151,26 @@ def rechub(world: World, batches: Sequence[RankingBatch], autocast: bool) -> Ste
 
     def step() -> None:
         inputs, labels = next(prepared)
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=autocast):
-            found = model({name: values.to(world.device) for name, values in inputs.items()}).float()
-        labels = labels.to(world.device)
-        losses = [functional.binary_cross_entropy(found[:, i], labels[:, i]) for i in range(TASKS)]
-        model.zero_grad()
-        (sum(losses) / TASKS).backward()  # type: ignore[union-attr]
+        with _matmul(matmul):
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=autocast):
+                found = model({name: values.to(world.device) for name, values in inputs.items()}).float()
+            labels = labels.to(world.device)
+            losses = [functional.binary_cross_entropy(found[:, i], labels[:, i]) for i in range(TASKS)]
+            model.zero_grad()
+            (sum(losses) / TASKS).backward()  # type: ignore[union-attr]
         optimizer.step()
 
     return step
+
+
+@contextmanager
+def _matmul(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _columns(batch: RankingBatch, names: list[str], numbers: list[str]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ as long as ours takes for one pass over the data.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import os
@@ -25,7 +26,12 @@ from benchmarks import harness, launch, workload
 from benchmarks.sides import Step, bare_dmp, direct_op, rechub
 from ranking.distributed.world import World
 
-SIDES = {"bare": bare_dmp, "direct": direct_op, "rechub": rechub}
+SIDES = {
+    "bare": bare_dmp,
+    "direct": direct_op,
+    "rechub": rechub,
+    "rechub, medium": functools.partial(rechub, matmul="medium"),
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,9 @@ class _Turns:
             self._stop_profile()
         for name, other in self.others.items():
             harness.settle()
-            seconds = self._time(other, 3 if elapsed is None else max(3, self.window // (4 if name == "rechub" else 1)))
+            seconds = self._time(
+                other, 3 if elapsed is None else max(3, self.window // (4 if name.startswith("rechub") else 1))
+            )
             if elapsed is not None:
                 self.rates[name].append(seconds)
         harness.settle()
@@ -266,7 +274,7 @@ def cases(setting: Setting) -> list[dict[str, object]]:
 
 def settings(place: Path, options: Any) -> Iterator[Setting]:
     """Every case of the table."""
-    peer = ("rechub",) if importlib.util.find_spec("torch_rechub") else ()
+    peer = ("rechub", "rechub, medium") if importlib.util.find_spec("torch_rechub") else ()
     if not peer:
         print("torch-rechub is not installed: skipped (pip install --no-deps -r requirements/bench.txt)")
     for precision, processes, batch in itertools.product(options.precision, options.processes, options.batch):
