@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from ranking.distributed.collectives import told
-from ranking.distributed.process import give_way
 from ranking.errors import InputError
 from ranking.training.checkpoint import Checkpoints, SaveError
 from ranking.training.commits import Commit
@@ -129,7 +128,6 @@ class _Flight:
         self.thread.start()
 
     def _run(self) -> None:
-        give_way()
         try:
             commit = self._save()
             self._then(commit)
