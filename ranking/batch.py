@@ -73,7 +73,8 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     single = [f.name for f in schema.categorical if not f.multi_hot]
     listed = [f.name for f in schema.categorical if f.multi_hot]
     size, flat = len(rows), len(rows) * len(single)
-    values = rows.ids.new_empty(flat + sum(len(ragged.values) for ragged in rows.lists))
+    per_key = [size] * len(single) + [len(ragged.values) for ragged in rows.lists]  # or TorchRec sums and reads them
+    values = rows.ids.new_empty(sum(per_key))
     values[:flat].view(len(single), size).copy_(rows.ids.t())  # a transpose and a concatenation in one copy
     lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int32)
     if listed:
@@ -83,5 +84,11 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     if schema.weighted:
         given = [ragged.weights for ragged in rows.lists if ragged.weights is not None]
         weights = torch.cat([rows.dense.new_ones(flat), *given])
-    lengths = lengths.view(-1)
-    return KeyedJaggedTensor(keys=single + listed, values=values, lengths=lengths, weights=weights, stride=size)
+    return KeyedJaggedTensor(
+        keys=single + listed,
+        values=values,
+        lengths=lengths.view(-1),
+        weights=weights,
+        stride=size,
+        length_per_key=per_key,
+    )

@@ -41,6 +41,13 @@ def test_every_feature_finds_its_ids_under_its_name(schema: Schema, rows: Rows) 
     torch.testing.assert_close(found["recent"].weights(), rows.lists[0].weights)
 
 
+def test_nothing_is_left_to_count(schema: Schema, rows: Rows) -> None:
+    found = jagged(schema, rows)
+    assert (
+        found.length_per_key_or_none() == found.lengths().view(4, 9).sum(1).tolist() == found.to("cpu").length_per_key()
+    )
+
+
 def test_without_weighted_features_ids_carry_no_weights(schema: Schema, rows: Rows) -> None:
     plain = [f.model_copy(update={"pooling": "sum"}) if f.name == "recent" else f for f in schema.features]
     unweighted = schema.model_copy(update={"features": tuple(plain)})
