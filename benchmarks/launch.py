@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import harness
+
+
+def threads() -> int:
+    """OpenMP threads of a rank: one, unless the environment says otherwise, so that ranks do not share cores."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def ranks(work: Callable[..., Any], size: int, device: str, *args: object) -> list[Any]:
@@ -18,6 +24,7 @@ def ranks(work: Callable[..., Any], size: int, device: str, *args: object) -> li
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world["OMP_NUM_THREADS"] = str(threads())
     started = []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)

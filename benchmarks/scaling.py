@@ -9,7 +9,6 @@ of one on the same rows a process, and the exchanges of the model's sizes alone,
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -150,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     before, place = harness.machine(), workload.prepare(options.data, options.rows)
     found = list(itertools.chain.from_iterable(cases(place, batch, options.rounds) for batch in options.batch))
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads()
+    threads = launch.threads()
     said = {"threads": threads, "matmul": "medium", "precision": "fp32", "rounds": options.rounds, "steps": STEPS}
     harness.report("scaling", before, said, found, paper=[row for batch in options.batch for row in on_paper(batch)])
 

@@ -8,7 +8,6 @@ Two processes: wall-clock milliseconds of a step.
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -232,7 +231,7 @@ def main() -> None:
         cases = launch.ranks(measure, processes, "cpu", place, batch, precision, options.rounds)[0]
         found += [case.summary() | {"case": f"{name}: {where}"} for name, case in cases.items()]
         print(harness.table(found[-len(cases) :]), flush=True)
-    said = {"threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(), "matmul": "medium"}
+    said = {"threads": launch.threads(), "matmul": "medium"}
     harness.report("step", before, said | {"rounds": options.rounds, "steps_a_turn": STEPS}, found)
 
 

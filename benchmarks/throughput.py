@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -300,7 +299,7 @@ def main() -> None:
         print(harness.table(found[-len(setting.sides) :]), flush=True)
     said = {
         "workload": place.name,
-        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads(),
+        "threads": launch.threads(),
         "matmul": "medium",
         "rounds": options.rounds,
     }
