@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoint, harness, loader, throughput, workload
+from benchmarks import checkpoint, harness, launch, loader, throughput, workload
 from ranking.distributed.world import join
 from ranking.errors import InputError
 
@@ -129,9 +129,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure all of it."""
     options = arguments()
+    torch.set_num_threads(launch.threads())  # what is measured in this process, as in those of the ranks
     before, place = harness.machine(), workload.prepare(options.data, options.rows)
     found = [*cases(options, place), *others(options)]
-    said = {"workload": place.name, "rounds": options.rounds, "threads": torch.get_num_threads()}
+    said = {"workload": place.name, "rounds": options.rounds, "threads": launch.threads()}
     harness.report(f"gpu-{chip(options.device)}", before, said, found)
 
 

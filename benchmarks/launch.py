@@ -14,7 +14,7 @@ from benchmarks import harness
 
 def threads() -> int:
     """OpenMP threads of a rank: one, unless the environment says otherwise, so that ranks do not share cores."""
-    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+    return int(os.environ.get("OMP_NUM_THREADS", "1") or "1")
 
 
 def ranks(work: Callable[..., Any], size: int, device: str, *args: object) -> list[Any]:

@@ -12,14 +12,14 @@ from typing import Any
 from benchmarks import harness, workload
 from benchmarks.throughput import Setting, measure
 
-GLIBC = {"MALLOC_PERTURB_": "0"}  # glibc's default, and a choice of the user's: a job then leaves malloc alone
+GLIBC = {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}  # its default, and a choice: a job then leaves malloc alone
 MATMUL_HIGHEST = {"training": {"matmul": "highest"}}
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any], dict[str, str]]] = {
     "memory kept; handed back, as glibc does": ({}, {}, {}, GLIBC),
     "decoding gives way; does not": ({"processes": 2}, {}, {"processes": 2, "give_way": False}, {}),
     "matmul: medium; highest": ({}, {}, {"sections": MATMUL_HIGHEST}, {}),
     "precision: bf16; fp32": ({"precision": "bf16"}, {}, {}, {}),
-    "2 threads; 1": ({}, {"OMP_NUM_THREADS": "2"}, {}, {}),
+    "2 threads; 1": ({}, {"OMP_NUM_THREADS": "2"}, {}, {"OMP_NUM_THREADS": "1"}),
 }
 
 

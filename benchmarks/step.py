@@ -103,12 +103,19 @@ class Bench:
             _Strided(sides.TASKS, sides.HIDDEN, sides.TOWER),
             GroupedLinear(sides.TASKS, sides.HIDDEN, sides.TOWER),
         )
-        mixed = torch.randn(width, sides.TASKS, sides.HIDDEN, requires_grad=True).transpose(0, 1)
+        kind = torch.bfloat16 if self.autocast else torch.float32
+        mixed = torch.randn(width, sides.TASKS, sides.HIDDEN, dtype=kind, requires_grad=True)
+        gradient = torch.randn(sides.TASKS, width, sides.TOWER, dtype=kind)
 
-        def once(layer: GroupedLinear) -> Work:
-            return lambda: layer(mixed).sum().backward()
+        def run(layer: GroupedLinear) -> Work:
+            def once() -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+                    outputs = layer(mixed.transpose(0, 1))
+                outputs.backward(gradient)
 
-        return once(after), once(before)
+            return once
+
+        return run(after), run(before)
 
     def _wrapped(self) -> tuple[Work, Work]:
         network = sides.Network(torch.device("cpu"))

@@ -285,6 +285,7 @@ def settings(place: Path, options: Any) -> Iterator[Setting]:
 
 def main() -> None:
     parser = harness.arguments(__doc__ or "", rounds=3)
+    parser.set_defaults(rows=250_000)
     parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])

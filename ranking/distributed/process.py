@@ -77,15 +77,17 @@ def die_with_parent() -> None:
 def give_way() -> None:
     """Let other threads go before this one, where cores are short; only Linux knows priorities of threads."""
     if sys.platform == "linux":
-        os.nice(_NICE)
+        with suppress(OSError):  # a sandbox may forbid it
+            os.nice(_NICE)
 
 
 def keep_memory() -> None:
     """Have glibc keep what is freed: handed back to the system, a large block costs page faults at its next use."""
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if adjust is not None:  # musl has none
-        adjust(_M_MMAP_THRESHOLD, 1 << 30)
-        adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if adjust is None:  # as in musl
+        return
+    if adjust(_M_MMAP_THRESHOLD, 1 << 30) or adjust(_M_MMAP_THRESHOLD, 32 << 20):  # before 2.35 at most 32 MiB
+        adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)  # alone it would freeze the other where it is
 
 
 def _space() -> str:

@@ -20,6 +20,7 @@ from ranking.distributed.process import die_with_parent, keep_memory
 from ranking.distributed.pulse import Pulse
 from ranking.errors import InputError, ToldError
 
+_MALLOC = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
 _REACH = timedelta(seconds=20)  # an agent's store is there before its workers, or the agent has died meanwhile
 
 
@@ -70,7 +71,7 @@ def join(device: str, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Wo
     """
     if _launched():
         die_with_parent()  # a worker whose agent is gone would train on, unseen
-    if not any(name.startswith("MALLOC_") for name in os.environ):  # or else the user has chosen
+    if not _MALLOC & os.environ.keys():  # or else the user has chosen
         keep_memory()
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _place(device)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ranking.distributed.process import give_way
+from ranking.distributed.process import give_way, keep_memory
 from ranking.distributed.world import join
 from tests.launch import environment
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads, and glibc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+M_MMAP_THRESHOLD = -3
 
 
 def niceness() -> int:
@@ -41,15 +45,37 @@ def page_faults() -> int:
 
 
 def in_a_fresh_process(**variables: str) -> int:
-    known = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    allocators = ("MALLOC_", "GLIBC_", "LD_PRELOAD")
+    known = {name: value for name, value in os.environ.items() if not name.startswith(allocators)}
     code = "from tests.distributed.test_process import page_faults; print(page_faults())"
     command = [sys.executable, "-c", code]
     return int(subprocess.check_output(command, env=known | environment(0, 1, 0) | variables, text=True))
 
 
+@GLIBC
 def test_a_job_keeps_the_memory_it_freed() -> None:
     assert in_a_fresh_process() < 1000
 
 
-def test_a_user_who_has_chosen_for_malloc_keeps_the_choice() -> None:
-    assert in_a_fresh_process(MALLOC_MMAP_THRESHOLD_="131072") > 1000
+@GLIBC
+@pytest.mark.parametrize(
+    "choice", [{"MALLOC_MMAP_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}]
+)
+def test_a_user_who_has_chosen_for_malloc_keeps_the_choice(choice: dict[str, str]) -> None:
+    assert in_a_fresh_process(**choice) > 1000
+
+
+@pytest.mark.parametrize(("limit", "left"), [(1 << 30, 1 << 30), (32 << 20, 32 << 20), (0, None)])
+def test_the_threshold_of_trimming_is_never_set_alone(monkeypatch, limit: int, left: int | None) -> None:
+    settings: dict[int, int] = {}
+
+    def mallopt(name: int, value: int) -> int:
+        if name == M_MMAP_THRESHOLD and value > limit:
+            return 0
+        settings[name] = value
+        return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    keep_memory()
+    assert settings.get(M_MMAP_THRESHOLD) == left
+    assert len(settings) == (0 if left is None else 2)
