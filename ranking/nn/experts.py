@@ -40,7 +40,7 @@ class GroupedLinear(nn.Module):
             bias = None if self.bias is None else self.bias.reshape(-1)
             flat = nn.functional.linear(x, self.weight.reshape(-1, inputs), bias)
             return flat.view(-1, groups, outputs).transpose(0, 1)
-        x = x.contiguous()  # or every product of forward and backward copies it for itself, one of them transposed
+        x = x.contiguous()  # or oneDNN copies it for every product of forward and backward, once even transposed
         if self.bias is None:
             return torch.bmm(x, self.weight.transpose(1, 2))
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
