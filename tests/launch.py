@@ -53,12 +53,12 @@ def start(work: Callable[..., None], *args: object) -> tuple[ForkServerProcess, 
     return process, ours
 
 
-def launch(work: Callable[..., Any], size: int, *args: object, seconds: float = 120) -> list[Any]:
+def launch(work: Callable[..., Any], size: int, *args: object, seconds: float = 120, device: str = "cpu") -> list[Any]:
     """What `work(world, *args)` returns on each rank; raises where a rank did."""
     port, started = free_port(), []
     for rank in range(size):
         receiver, sender = _CONTEXT.Pipe(duplex=False)
-        target = (work, args, environment(rank, size, port), sender)
+        target = (work, args, environment(rank, size, port), device, sender)
         process = _CONTEXT.Process(target=_work, args=target, daemon=True)
         process.start()
         sender.close()
@@ -71,12 +71,14 @@ def launch(work: Callable[..., Any], size: int, *args: object, seconds: float = 
             process.join()
 
 
-def _work(work: Callable[..., Any], args: Sequence[object], variables: dict[str, str], sender: Connection) -> None:
+def _work(
+    work: Callable[..., Any], args: Sequence[object], variables: dict[str, str], device: str, sender: Connection
+) -> None:
     from ranking.distributed.world import join
 
     _as_launched(variables)
     try:
-        with join("cpu") as world:
+        with join(device) as world:
             answer = (work(world, *args), None)
     except Exception:
         answer = (None, traceback.format_exc())

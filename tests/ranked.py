@@ -46,7 +46,7 @@ def batch_of(parts: Assembly, rows: Rows, world: World, step: int = 0, epoch: in
     """This rank's part of a global batch of `rows`, counted over all ranks."""
     own = share_of(rows, world)
     counts = sum_across(mask_weights(own).sum(0).double(), world).float()
-    return RankingBatch.build(parts.config.schema, own, counts, epoch, step)
+    return RankingBatch.build(parts.config.schema, own, counts, epoch, step).to(world.device)
 
 
 def step(state: TrainState, batch: RankingBatch) -> float:
@@ -56,7 +56,7 @@ def step(state: TrainState, batch: RankingBatch) -> float:
     loss, _ = state.model(batch)
     loss.backward()
     state.optimizers.step()
-    return float(sum_across(loss.detach().double(), state.world) / state.world.size)
+    return float(sum_across(loss.detach().double().cpu(), state.world) / state.world.size)
 
 
 def whole(tensors: Mapping[str, object], world: World) -> Tensors:
@@ -78,11 +78,11 @@ def whole(tensors: Mapping[str, object], world: World) -> Tensors:
 
 def local_parts_of(value: object) -> list[tuple[Tensor, int, int]]:
     if isinstance(value, Laid):
-        return [(part.tensor.detach().clone(), *(*part.offsets, 0, 0)[:2]) for part in value.parts]
+        return [(part.tensor.detach().cpu().clone(), *(*part.offsets, 0, 0)[:2]) for part in value.parts]
     if hasattr(value, "local_shards"):
         shards = value.local_shards()
-        return [(s.tensor.detach().clone(), *(*s.metadata.shard_offsets, 0)[:2]) for s in shards]
-    return [(part.clone(), row, column) for part, row, column in local_parts(value)]  # type: ignore[arg-type]
+        return [(s.tensor.detach().cpu().clone(), *(*s.metadata.shard_offsets, 0)[:2]) for s in shards]
+    return [(part.cpu().clone(), row, column) for part, row, column in local_parts(value)]  # type: ignore[arg-type]
 
 
 def whole_model(state: TrainState) -> Tensors:

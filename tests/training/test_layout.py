@@ -34,7 +34,8 @@ def build(world: World, files: list[Path], plan: str) -> Assembly:
         "videos": {"sharding": plan, "dim": 256, "rows": 40, "optimizer": "adagrad"},
         "tab": {"sharding": plan, "dim": 256, "rows": 5, "optimizer": "sgd"},
     }
-    return assembly(world, files, [f"--schema.tables={json.dumps(tables)}", "--model.dropout=0"])
+    overrides = [f"--schema.tables={json.dumps(tables)}", "--model.dropout=0", f"--device={world.device.type}"]
+    return assembly(world, files, overrides)
 
 
 def canonical(tensors: Tensors) -> Tensors:
@@ -124,6 +125,43 @@ def test_what_one_plan_saved_another_loads(saved, loaded, name, target) -> None:
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, rtol=1e-6, atol=0)
     assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def pass_on(world: World, files: list[Path], plan: str, source: Path, target: Path) -> tuple[Tensors, float]:
+    """Load what another plan saved, save it as it is under this one; the loss of the third step."""
+    parts = build(world, files, plan)
+    rows, state = encoded(parts, 96), parts.state(10)
+    before = Checkpoints(source, CheckpointConfig(), world)
+    before.load(state, before.commits()[-1])
+    state.progress = Progress(step=2)
+    Checkpoints(target, CheckpointConfig(), world).save(state, None)
+    return whole(state.tensors(), world), step(state, batch_of(parts, rows, world, 2))
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("name", ["table_wise-1", "column_wise-2", "data_parallel-3"])
+@pytest.mark.parametrize(
+    ("device", "plan"),
+    [
+        ("cpu", "table_wise"),
+        *(pytest.param("cuda", plan, marks=GPU) for plan in ("table_wise", "row_wise", "table_row_wise")),
+    ],
+)
+def test_what_one_device_saved_another_loads(saved, workspace, folder, tmp_path, device, plan, name) -> None:
+    expected, loss = saved[name]
+    there, files = tmp_path / "there", [workspace.yaml]
+    size = max(1, torch.cuda.device_count()) if device == "cuda" else 2
+    passed, found = launch(pass_on, size, files, plan, folder / name, there, device=device)[0]
+    back, again = launch(pass_on, 1, files, "table_wise", there, tmp_path / "back")[0]
+    for tensors in (passed, back):
+        found_sums, expected_sums = canonical(tensors), canonical(expected)
+        assert found_sums.keys() == expected_sums.keys()
+        for key, value in expected_sums.items():
+            torch.testing.assert_close(found_sums[key], value, rtol=1e-6, atol=0)
+    assert found == pytest.approx(loss, abs=1e-4)
+    assert again == pytest.approx(loss, abs=1e-5)
 
 
 CUTS = {  # of 7 rows and 6 columns; the last two need CUDA
