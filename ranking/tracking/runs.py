@@ -35,6 +35,7 @@ _KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_REPORTS = (":(top,exclude)docs", ":(top,exclude)benchmarks/results")
 
 
 class TrackingConfig(Frozen):
@@ -295,7 +296,10 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def git_revision() -> str:
-    """Revision of the image, or of the checkout this package runs from: "+dirty" with local changes; "" elsewhere."""
+    """Revision of the image, or of the checkout this package runs from; "" elsewhere.
+
+    "+dirty" with local changes, but for reports, which studies and benchmarks write into the checkout themselves.
+    """
     if built_from():
         return built_from()
 
@@ -304,7 +308,8 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+        changes = git("status", "--porcelain", "--", ":(top)", *_REPORTS)
+        return git("rev-parse", "--short", "HEAD") + ("+dirty" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 

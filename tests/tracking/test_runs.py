@@ -263,7 +263,7 @@ def test_settings_become_dotted_parameters() -> None:
     }
 
 
-def test_the_git_revision_says_whether_there_are_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_git_revision_says_whether_the_code_has_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "runs.py"
     module.write_text("")
     monkeypatch.setattr("ranking.tracking.runs.__file__", str(module))
@@ -276,5 +276,8 @@ def test_the_git_revision_says_whether_there_are_changes(tmp_path: Path, monkeyp
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
     clean = git_revision()
     assert len(clean) >= 7
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/report.md").write_text("written by a study")
+    assert git_revision() == clean
     module.write_text("changed")
     assert git_revision() == f"{clean}+dirty"
