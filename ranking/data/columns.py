@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +40,20 @@ class Column:
 
     Attributes:
         name: the column's name.
-        values: `[N]` Arrow array, never dictionary-encoded.
+        stored: `[N]` Arrow array, possibly dictionary-encoded.
         row: row number of the value at a position, for messages.
         what: what the name names, for messages.
     """
 
     name: str
-    values: pa.Array
+    stored: pa.Array
     row: Callable[[int], int]
     what: str = "column"
+
+    @cached_property
+    def values(self) -> pa.Array:
+        """`[N]` Arrow array, never dictionary-encoded."""
+        return plain(self.stored)
 
     def bad(self, position: int, expected: str) -> InputError:
         """The error for the value at `position`."""
@@ -106,6 +112,19 @@ class Column:
             raise self.wrong_type("integers or strings")
         return self._whole()
 
+    def distinct(self) -> tuple[pa.Array, Int32 | None]:
+        """Strings of a dictionary once, so that work on them is done once.
+
+        Returns:
+            keys `[U]`, as `keys`; the place among them of every value `[N]`, -1 at null, or None where U = N and
+            every value is its own key.
+        """
+        stored = self.stored
+        if not _is_text_dictionary(stored) or stored.dictionary.null_count or len(stored.dictionary) > len(stored):
+            return self.keys(), None
+        places: Int32 = stored.indices.fill_null(-1).to_numpy()
+        return pc.cast(stored.dictionary, pa.large_string()), places
+
     def _whole(self) -> pa.Array:
         values = _nan_to_null(self.values)
         if pa.types.is_floating(values.type):
@@ -127,7 +146,7 @@ class Lists:
 
     Attributes:
         name: the column's name.
-        values: `[V]` Arrow array, all lists one after another; NaN is null.
+        values: `[V]` Arrow array, all lists one after another; NaN is null, strings may be dictionary-encoded.
         lengths: `[N]` int32, values in each row's list.
         row: row number of the list at a position, for messages.
     """
@@ -175,7 +194,7 @@ class Block:
         Raises:
             InputError: there is no such column.
         """
-        return Column(name, plain(self._array(name)), self.row)
+        return Column(name, self._array(name), self.row)
 
     def lists(self, name: str) -> Lists:
         """The column of lists; a null list is an empty one.
@@ -188,13 +207,15 @@ class Block:
             array = array.cast(pa.list_(pa.int64()))
         if not _is_list(array.type):
             raise Column(name, array, self.row).wrong_type("lists")
-        return Lists(name, _nan_to_null(plain(pc.list_flatten(array))), _lengths(array), self.row)
+        values = pc.list_flatten(array)
+        values = values if _is_text_dictionary(values) else _nan_to_null(plain(values))
+        return Lists(name, values, _lengths(array), self.row)
 
     def _array(self, name: str) -> pa.Array:
         place = self.table.schema.get_field_index(name)
         if place < 0:
             raise InputError(f"column {name!r}: missing or repeated; expected once, got {self.table.column_names}")
-        return self.table.column(place).combine_chunks()
+        return joined(self.table.column(place))
 
     def row(self, position: int) -> int:
         """Number of the row at `position`."""
@@ -204,6 +225,11 @@ class Block:
 def null_mask(array: pa.Array) -> Bool | None:
     """`[N]` bool, true at nulls, or None when there are none."""
     return array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+
+
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """The column in one piece; Arrow copies even where it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def plain(array: pa.Array) -> pa.Array:
@@ -233,6 +259,11 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_text_dictionary(array: pa.Array) -> bool:
+    kind = array.type
+    return pa.types.is_dictionary(kind) and (_is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -77,9 +77,10 @@ class DataConfig(Frozen):
         """What lies behind URLs; `key` names them in errors."""
         return Manifest.build(urls, columns, self.store, key, self.require_checksums)
 
-    def decoder(self, manifest: Manifest, keep: int = 0) -> Decoder:
+    def decoder(self, manifest: Manifest, dictionaries: bool = False, keep: int = 0) -> Decoder:
         """A reader of the manifest's row groups."""
-        return Decoder(manifest, self.store, verify_checksums=self.verify_checksums, keep=keep)
+        verify = self.verify_checksums
+        return Decoder(manifest, self.store, verify_checksums=verify, dictionaries=dictionaries, keep=keep)
 
     def row_groups(self, manifest: Manifest) -> Iterator[tuple[Int64, pa.Table]]:
         """Every row group that is not empty, in order, but for those in quarantine: row numbers `[N]`, and the rows."""
@@ -176,7 +177,7 @@ class Loader:
     def _feeds(self, pool: ThreadPoolExecutor) -> list[_Feed]:
         shares = self.plan.shares(self.rank, self.size)
         keep = len(shares) + 1 if self.plan.order == "shuffled" else 0  # lanes share row groups at their ends
-        decoder = self.config.decoder(self.manifest, keep)
+        decoder = self.config.decoder(self.manifest, dictionaries=True, keep=keep)
         quarantine = self.quarantine or Quarantine(self.manifest, self.config.quarantine)
         empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import _lru_cache_wrapper, lru_cache
 
 import numpy as np
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_FILES = 16
 _LOCKS = 64
+_TEXTS = pa.dictionary(pa.int32(), pa.string())
 
 
 class Decoder:
@@ -31,15 +32,23 @@ class Decoder:
         manifest: the shards, and in `manifest.columns` which columns to read and as which types.
         store: where the shards lie; any public place when left out.
         verify_checksums: check the CRC of every page read, where the writer stored them (`write_page_checksum`).
+        dictionaries: leave strings as dictionaries where the files' own are worth it: a table may then have columns of
+            `dictionary<int32, string>`, in lists too, for the manifest's large_string.
         keep: how many row groups to hold on to of those that were read in part, for the reader of the other part.
     """
 
     def __init__(
-        self, manifest: Manifest, store: Store | None = None, *, verify_checksums: bool = True, keep: int = 0
+        self,
+        manifest: Manifest,
+        store: Store | None = None,
+        *,
+        verify_checksums: bool = True,
+        dictionaries: bool = False,
+        keep: int = 0,
     ) -> None:
         """Remember; nothing is opened yet."""
         self._rows, self._columns = manifest.row_groups, manifest.columns
-        self._groups = _RowGroups(manifest, store or Store(), verify_checksums)
+        self._groups = _RowGroups(manifest, store or Store(), verify_checksums, dictionaries)
         self._kept = lru_cache(keep)(self._groups.read)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -69,8 +78,9 @@ class Decoder:
             except DamageError as error:
                 damaged(int(part[0, 0]), error)
                 kept.append(np.zeros(len(part), np.bool_))
-        table = pa.concat_tables(tables) if tables else self._columns.empty_table()
-        return table, np.concatenate(kept)
+        if any(table.schema != tables[0].schema for table in tables):  # some files' strings came as dictionaries
+            tables = [table.cast(self._columns) for table in tables]
+        return pa.concat_tables(tables) if tables else self._columns.empty_table(), np.concatenate(kept)
 
     def _cut(self, row_group: int, cuts: Int64) -> pa.Table:
         if cuts.tolist() == [[0, self._rows[row_group]]]:
@@ -86,8 +96,10 @@ class Decoder:
 class _RowGroups:
     """Whole row groups of a manifest; every thread keeps a few files open of its own."""
 
-    def __init__(self, manifest: Manifest, store: Store, verify: bool) -> None:
+    def __init__(self, manifest: Manifest, store: Store, verify: bool, dictionaries: bool) -> None:
         self._manifest, self._store, self._verify = manifest, store, verify
+        texts = {field.name: pa.types.is_list(field.type) for field in manifest.columns if _is_text(field.type)}
+        self._texts = texts if dictionaries else {}  # which columns to read as dictionaries, and whether of lists
         self._local = threading.local()
         self._copies: set[int] = set()
 
@@ -109,7 +121,7 @@ class _RowGroups:
     def _decode(self, number: int, group: int) -> pa.Table:
         shard, schema = self._manifest.shards[number], self._manifest.columns
         what = f"{shard.url}: row group {group}"
-        file, seen = self._files()(number)
+        file, seen = self._files()(number, len(self._texts))
         present = set(file.schema_arrow.names)  # asked for once: the file builds it anew every time
         stored = [name for name in schema.names if name in present]
         table = self._store.attempt(
@@ -123,18 +135,24 @@ class _RowGroups:
             if name not in stored:
                 value = pa.scalar(shard.partition[name], pa.large_string()).cast(schema.field(name).type)
                 table = table.append_column(name, pa.repeat(value, shard.row_groups[group]))
-        return _cast(table, schema, what)
+        self._texts = {name: listed for name, listed in self._texts.items() if _repeats(table.column(name))}
+        return _cast(table, schema, what, self._texts)
 
     def _files(self) -> _lru_cache_wrapper[tuple[pq.ParquetFile, str]]:
         if not hasattr(self._local, "open"):
             self._local.open = lru_cache(_OPEN_FILES)(self._open)
         return self._local.open  # type: ignore[no-any-return]
 
-    def _open(self, number: int) -> tuple[pq.ParquetFile, str]:
-        """The file, and its stamp."""
+    def _open(self, number: int, _texts: int) -> tuple[pq.ParquetFile, str]:
+        """The file, and its stamp; opened anew when fewer columns come as dictionaries."""
         found = self._require_same(number)
         url = self._manifest.shards[number].url
-        return self._store.open(url, page_checksum_verification=self._verify), found
+        return self._store.open(url, self._leaves, page_checksum_verification=self._verify), found
+
+    def _leaves(self, schema: pq.ParquetSchema) -> list[str]:
+        """The paths of the columns to read as dictionaries; a list's is its name and, say, `.list.element`."""
+        paths, texts = (schema.column(leaf).path for leaf in range(len(schema))), self._texts
+        return [path for path in paths if texts.get(path) is False or texts.get(path.partition(".")[0])]
 
     def _require_same(self, number: int) -> str:
         """The stamp of a file that is still the one in the manifest.
@@ -164,16 +182,33 @@ def _refuse(_row_group: int, error: DamageError) -> None:
     raise error
 
 
-def _cast(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
-    """The columns of `schema` in its types; no cast loses anything."""
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_string(kind.value_type if pa.types.is_list(kind) else kind))
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether a dictionary has at most half as many entries as values; Arrow makes one of plain pages, too, slowly."""
+    chunks = [chunk.values if pa.types.is_list(chunk.type) else chunk for chunk in column.chunks]
+    found = [chunk for chunk in chunks if pa.types.is_dictionary(chunk.type)]
+    return 2 * sum(len(chunk.dictionary) for chunk in found) <= sum(map(len, chunks))
+
+
+def _cast(table: pa.Table, schema: pa.Schema, what: str, texts: Collection[str]) -> pa.Table:
+    """The columns of `schema` in its types, dictionaries of `texts` as they are; no cast loses anything."""
     columns = []
     for field in schema:
         column = table.column(field.name)
         try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            columns.append(column if _fits(column.type, field, texts) else column.cast(field.type))
         except pa.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{what}: column {field.name!r}: got {column.type}; expected values that {field.type} holds ({reason})"
             ) from None
-    return pa.table(columns, schema=schema)
+    return pa.table(columns, names=schema.names)
+
+
+def _fits(kind: pa.DataType, field: pa.Field, texts: Collection[str]) -> bool:
+    if kind == field.type:
+        return True
+    return field.name in texts and kind in (_TEXTS, pa.list_(_TEXTS))

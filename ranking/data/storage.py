@@ -23,6 +23,7 @@ from ranking.schema import Frozen
 
 Options = Mapping[str, Any]
 Info = Mapping[str, Any]
+Leaves = Callable[[pq.ParquetSchema], list[str]]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -96,11 +97,12 @@ class Store:
 
         return self.attempt(url, url, fetch)
 
-    def open(self, url: str, **settings: Any) -> pq.ParquetFile:
+    def open(self, url: str, dictionaries: Leaves | None = None, **settings: Any) -> pq.ParquetFile:
         """Open a file and read its footer.
 
         Args:
             url: fsspec URL or local path.
+            dictionaries: which of its leaf columns to read as dictionaries; none when left out.
             **settings: of `pyarrow.parquet.ParquetFile`.
 
         Raises:
@@ -110,10 +112,15 @@ class Store:
 
         def opened() -> pq.ParquetFile:
             system, path = self._system(url)
-            if isinstance(system, LocalFileSystem):
-                return pq.ParquetFile(path, **settings)
+            local = isinstance(system, LocalFileSystem)
             # Arrow merges the ranges it needs (pre_buffer); a cache below it would fetch bytes nobody reads.
-            return pq.ParquetFile(system.open(path, "rb", cache_type="none"), pre_buffer=True, **settings)
+            source = path if local else system.open(path, "rb", cache_type="none")
+            file = pq.ParquetFile(source, pre_buffer=not local, **settings)
+            leaves = dictionaries(file.schema) if dictionaries else []
+            if not leaves:
+                return file
+            known = {"metadata": file.metadata, "read_dictionary": leaves}
+            return pq.ParquetFile(source, pre_buffer=not local, **known, **settings)
 
         return self.attempt(url, url, opened)
 

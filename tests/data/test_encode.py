@@ -53,10 +53,20 @@ def test_whole_numbers_of_any_type_give_the_same_rows(kind, encoding):
 )
 @pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
 def test_strings_of_any_type_give_the_same_rows(kind, encoding):
-    values = pa.array(["b", None, "a", "unseen"])
+    values = pa.array(["b", None, "a", "unseen", "a", "unseen", "unseen", None, "b", "b"])
     typed = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
     fit = {"f": ["a", "a", "b"]}
-    assert encode(ids("f", encoding), typed, fit=fit)[0] == encode(ids("f", encoding), values, fit=fit)[0]
+    found, counters = encode(ids("f", encoding), typed, fit=fit)
+    assert (found, counters) == encode(ids("f", encoding), values, fit=fit)
+    assert counters["f/null"] == 2
+    assert counters["f/unknown"] == 3 * (encoding == "vocabulary")
+
+
+@pytest.mark.parametrize("dictionary", [[], ["a"], ["a", "b", "a"], [None, "a"]])
+def test_a_dictionary_may_be_empty_repeat_itself_and_hold_null(dictionary):
+    places = [None] if not dictionary else [0, None, *range(len(dictionary))]
+    typed = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(dictionary, pa.string()))
+    assert encode(ids("f"), typed, rows=1000) == encode(ids("f"), pa.array(typed.to_pylist()), rows=1000)
 
 
 def test_chunks_may_have_different_dictionaries():

@@ -142,6 +142,8 @@ def expected_number(feature, transforms, value):
     return [scaled, *indicator]
 
 
+STRING = pa.dictionary(pa.int32(), pa.string())
+DICTIONARIES = {"words": STRING, "mean": pa.list_(STRING)}
 FIT = {"known": [3, 3, 0], "listed": [[1, 1], [5], None], "minmax": [-2.0, 50.0, None], "standard": [1.0, 2.0, 7.0]}
 FIT["pieces"] = [0.0, None, 9.0]
 FITTED = pa.table({name: pa.array(FIT.get(name, [None] * 3), kind) for name, kind in KINDS.items()})
@@ -153,11 +155,11 @@ SCHEMA = Schema(
 
 
 @settings(deadline=None, max_examples=150)
-@given(raw_rows(), st.integers(0, 3))
-def test_the_vectorised_encoder_is_the_row_by_row_one(raw, cut):
+@given(raw_rows(), st.integers(0, 3), st.sampled_from([KINDS, KINDS | DICTIONARIES]))
+def test_the_vectorised_encoder_is_the_row_by_row_one(raw, cut, kinds):
     encoder = Encoder(SCHEMA, Transforms.fit(SCHEMA, [FITTED]))
     vocabulary = encoder.transforms.vocabularies["known"].to_pylist()
-    table = pa.table({name: pa.array([row[name] for row in raw], kind) for name, kind in KINDS.items()})
+    table = pa.table({name: pa.array([row[name] for row in raw], kind) for name, kind in kinds.items()})
     table, raw = table.slice(min(cut, len(raw) - 1)), raw[min(cut, len(raw) - 1) :]
     found, ragged, numbers_found = encoder.features(table)
 

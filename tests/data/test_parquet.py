@@ -60,14 +60,16 @@ SAME = {
     "s": [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
     "l": [pa.list_(pa.int16()), pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)],
     "f": [pa.float32(), pa.float64(), pa.float16()],
+    "w": [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)],
 }
 
 
-@given(st.lists(st.tuples(*map(st.sampled_from, SAME.values())), min_size=1, max_size=4))
+@given(st.lists(st.tuples(*map(st.sampled_from, SAME.values())), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_files_of_any_types_in_any_order_give_the_same_rows(kinds):
+def test_files_of_any_types_in_any_order_give_the_same_rows(kinds, dictionaries):
     folder = f"memory://{uuid4().hex}"
     plain = {"i": [1, None, 100], "s": ["a", None, "é"], "l": [[1, 2], [3, 4], [5, 6]], "f": [0.5, None, -2.0]}
+    plain["w"] = [["a", "b"], [None, "a"], ["a", "a"]]
     for number, types in enumerate(kinds):
         columns = {}
         for (name, values), kind in zip(plain.items(), types, strict=True):
@@ -76,10 +78,26 @@ def test_files_of_any_types_in_any_order_give_the_same_rows(kinds):
         with fsspec.open(f"{folder}/{number}.parquet", "wb") as file:
             pq.write_table(pa.table(columns), file, write_page_checksum=True)
     manifest = Manifest.build(folder)
+    decoder = Decoder(manifest, dictionaries=dictionaries)
     for group in range(len(kinds)):
-        table = decode(manifest, (group, 0, 3))
-        assert table.schema == manifest.columns
-        assert table.to_pydict() == plain
+        table = decoder.read(np.array([[group, 0, 3], [0, 1, 3]]))
+        assert dictionaries or table.schema == manifest.columns
+        assert table.to_pydict() == {name: values + values[1:] for name, values in plain.items()}
+
+
+def test_strings_stay_dictionaries_where_they_repeat(tmp_path):
+    words = {"often": ["a", "b"] * 8, "seldom": [str(i) for i in range(16)], "lists": [["a", "b"], []] * 8}
+    for number in range(2):
+        pq.write_table(pa.table(words), tmp_path / f"{number}.parquet", row_group_size=8, write_page_checksum=True)
+    manifest = Manifest.build(str(tmp_path))
+    decoder = Decoder(manifest, dictionaries=True)
+    strings = pa.dictionary(pa.int32(), pa.string())
+    for group in range(4):
+        table = decoder.read(np.array([[group, 0, 8]]))
+        kinds = [kind if kind != pa.list_(strings) else "lists" for kind in table.schema.types]
+        assert kinds == [strings, pa.large_string(), "lists"]
+        rows = slice(0, 8) if group % 2 == 0 else slice(8, 16)
+        assert table.to_pydict() == {name: values[rows] for name, values in words.items()}
 
 
 @pytest.mark.parametrize(
