@@ -14,6 +14,7 @@ NAMES = {
     "tensor_factorization": "Tensor-Factorization",
     "omoe": "OMoE",
     "mmoe": "MMoE",
+    "mmoe_rates": "MMoE with rates",
     "cgc": "CGC",
     "ple": "PLE",
     "esmm": "ESMM",

@@ -13,7 +13,7 @@ from ranking.config import Settings
 from ranking.data.recipes.census import CensusConfig
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
-from ranking.schema import Feature, Frozen, Name, Schema, Task
+from ranking.schema import DenseFeature, Feature, Frozen, Name, Schema, Task
 from ranking.tracking.runs import TrackingConfig
 from ranking.training.search import Dimension
 
@@ -74,6 +74,7 @@ class CensusStudyConfig(Settings):
     common: dict[str, Any] = Field({}, description="Settings of every cell, by dotted path.")
     models: dict[Name, dict[str, Any]] = Field(min_length=1, description="The `model` section of every architecture.")
     spaces: dict[Name, dict[str, Dimension | None]] = Field({}, description="What is searched for one model alone.")
+    rates: tuple[Name, ...] = Field((), description="Models that read the recipe's rates of their main label, too.")
     groups: dict[Name, GroupConfig] = Field(min_length=1)
     tuner: TunerConfig
     runs: int = Field(ge=2, description="From random initial weights, with the tuned settings.")
@@ -81,14 +82,15 @@ class CensusStudyConfig(Settings):
 
     @model_validator(mode="after")
     def _cells_are_valid(self) -> Self:
-        if not self.spaces.keys() <= self.models.keys():
-            raise ValueError(f"spaces: got {sorted(self.spaces)}; expected some of {sorted(self.models)}")
+        for key, names in (("spaces", set(self.spaces)), ("rates", set(self.rates))):
+            if not names <= self.models.keys():
+                raise ValueError(f"{key}: got {sorted(names)}; expected some of {sorted(self.models)}")
         for group in self.groups:
             for model in self.models:
                 space = self.space(group, model).items()
                 self.cell(group, model, {path: each.choices[0] if each.choices else each.low for path, each in space})
                 self.cell(group, model)
-        self.schema_of(next(iter(self.groups)))
+                self.schema_of(group, model in self.rates)
         return self
 
     def cell(self, group: str, model: str, tuned: Mapping[str, Any] | None = None) -> Cell:
@@ -108,9 +110,19 @@ class CensusStudyConfig(Settings):
         wanted = {**self.groups[group].space, **self.spaces.get(model, {})}
         return {name: dimension for name, dimension in wanted.items() if dimension is not None}
 
-    def schema_of(self, group: str) -> Schema:
-        """Features and the two tasks of a group."""
-        return Schema(features=self.features, tasks=self.groups[group].tasks, embedding_dim=self.embedding_dim)
+    def schema_of(self, group: str, rates: bool) -> Schema:
+        """Features, with those that only models in `rates` read or without, and the two tasks of a group."""
+        tasks = self.groups[group].tasks
+        columns = self._rates_of(str(tasks[0].label)) if rates else []
+        rates = [DenseFeature(name=column, scale="standardise") for column in columns]
+        return Schema(features=(*self.features, *rates), tasks=tasks, embedding_dim=self.embedding_dim)
+
+    def _rates_of(self, label: str) -> list[str]:
+        rates = self.recipe.rates
+        if rates is None or label not in rates.labels:
+            got = None if rates is None else list(rates.labels)
+            raise ValueError(f"recipe.rates.labels: got {got}; expected {label!r} for the models in `rates`")
+        return rates.columns(label)
 
 
 def _put(settings: dict[str, Any], path: str, value: Any) -> None:

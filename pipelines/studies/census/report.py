@@ -51,12 +51,9 @@ def findings(rows: Sequence[Row]) -> str:
 
 
 def _head(config: CensusStudyConfig, record: Record, runs: Sequence[Row]) -> str:
-    missing = len(config.models) * len(config.groups) - sum(row["runs"] >= row["wanted"] for row in runs)
-    state = (
-        f"\n**Unfinished: {missing} of {len(config.models) * len(config.groups)} cells lack runs.**\n"
-        if missing
-        else ""
-    )
+    cells = len(config.models) * len(config.groups)
+    missing = cells - sum(row["runs"] >= row["wanted"] for row in runs)
+    state = f"\n**Unfinished: {missing} of {cells} cells lack runs.**\n" if missing else ""
     return f"""# Census-Income [MMoE, section 4.3]
 
 {source(record, "census.json")}{state}
@@ -66,6 +63,18 @@ scored on test, which chose nothing. Runs differ in initial weights and dropout;
 one order. The published figures are of 400 runs. All models read the same features: nominal columns embedded; numbers
 standardised, in piecewise-linear pieces, and their exact frequent values embedded. Cross layers on
 top of them: {_crosses(config)}. A run's weights are an exponential moving average over its steps.
+{_rates(config)}"""
+
+
+def _rates(config: CensusStudyConfig) -> str:
+    if not config.rates or config.recipe.rates is None:
+        return ""
+    rates = config.recipe.rates
+    names = " and ".join(NAMES[name] for name in config.rates)
+    return f"""{names} reads more: for {len(rates.keys)} columns and combinations of columns, how often the main label
+holds among the training rows of the same values, smoothed; for a training row among the other
+{rates.folds - 1} of {rates.folds} folds. A run of it may be several networks, whose probabilities are averaged
+(*members* below).
 """
 
 

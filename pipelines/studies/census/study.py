@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Annotated
 
 import typer
@@ -17,7 +17,7 @@ from pipelines.studies.census.figures import draw
 from pipelines.studies.census.findings import judge
 from pipelines.studies.census.report import findings, markdown
 from pipelines.studies.census.rows import row
-from pipelines.studies.census.table import Splits, load
+from pipelines.studies.census.table import load
 from pipelines.studies.record import Record
 from ranking.errors import InputError
 from ranking.tracking.runs import Run
@@ -44,13 +44,10 @@ def census(
         write(config, record.model_copy(update={"rows": judged(config, record)}))
         return
 
-    @cache
-    def splits(group: str) -> Splits:
-        return load(config, group)
-
+    splits = cache(partial(load, config))
     for name in _some("model", model, config.models):
         for part in _some("group", group, config.groups):
-            for _ in finish(config, part, name, splits(part)):
+            for _ in finish(config, part, name, splits(part, name in config.rates)):
                 collect(config).write(config.report / "census.json")  # `--render` shows what a stop left
     record = collect(config)
     figures = write(config, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +44,13 @@ class Splits(NamedTuple):
     test: Split
 
 
-def load(config: CensusStudyConfig, group: str) -> Splits:
-    """Encode a group's splits; the data set is written once into the output directory."""
-    directory = config.output / "splits"
+def load(config: CensusStudyConfig, group: str, rates: bool) -> Splits:
+    """Encode a group's splits, with rates or without; every recipe's data set is written once into the output."""
+    schema = config.schema_of(group, rates)
+    recipe = hashlib.sha256(config.recipe.model_dump_json().encode()).hexdigest()[:8]
+    directory = config.output / "splits" / recipe
     if not directory.exists():
         prepare_census(config.source, directory, config.recipe)
-    schema = config.schema_of(group)
     tables = {name: _read(directory / f"split={name}", schema) for name in SPLITS}
     transforms = Transforms.fit(schema, [tables["train"]])
     sizes = torch.tensor([transforms.table_rows(schema, name) for name in schema.table_names()])

@@ -19,6 +19,7 @@ import pyarrow.csv as csv
 from pydantic import Field
 
 from ranking.data.hashing import hash_keys
+from ranking.data.recipes.rates import RatesConfig, append_rates
 from ranking.data.recipes.tables import read_table
 from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
@@ -70,10 +71,11 @@ class CensusConfig(WriterConfig):
         "b82952d217858365c8e597827e3e5468",
         description="Of the publisher's `census-income.test`; empty: any file will do.",
     )
+    rates: RatesConfig | None = Field(None, description="Rates of labels among training rows, as columns.")
 
 
 def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
-    """Write `<output>/split={train,validation,test}/`: 38 features and three labels, rows in the publisher's order.
+    """Write `<output>/split={train,validation,test}/`: 38 features, rates, and three labels, rows in their first order.
 
     Args:
         source: directory with `train.parquet` and `test.parquet`, or with the publisher's `census-income.data` and
@@ -82,14 +84,16 @@ def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
         config: seed and layout.
 
     Raises:
-        InputError: a file is missing, damaged or not the publisher's, lacks a column, or has one of another type.
+        InputError: a file is missing, damaged or not the publisher's, lacks a column, or has one of another type; or
+            the rates name a column that there is not.
     """
     train, test = _read(source, config)
     validation = _half(test.num_rows, config.seed)
     splits = {"train": train, "validation": test.filter(validation), "test": test.filter(pc.invert(validation))}
-    tables = (
-        _labelled(rows, source).append_column("split", pa.repeat(name, len(rows))) for name, rows in splits.items()
-    )
+    splits = {name: _labelled(rows, source) for name, rows in splits.items()}
+    if config.rates:
+        splits = append_rates(splits, config.rates)
+    tables = (rows.append_column("split", pa.repeat(name, len(rows))) for name, rows in splits.items())
     write_dataset(tables, output, "split", config)
 
 

@@ -13,14 +13,23 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pipelines.studies.census.config import CensusStudyConfig
-from pipelines.studies.census.findings import Verdict, difference, mean
+from pipelines.studies.census.findings import FINDINGS, Verdict, difference, mean
 from pipelines.study import main
 from ranking.config import read
 from ranking.errors import InputError
 from tests.data.recipes.test_census import people
 
 ROOT = Path(__file__).parents[3]
-MODELS = ["mmoe", "omoe", "shared_bottom", "single_task", "l2_constrained", "cross_stitch", "tensor_factorization"]
+MODELS = [
+    "mmoe",
+    "mmoe_rates",
+    "omoe",
+    "shared_bottom",
+    "single_task",
+    "l2_constrained",
+    "cross_stitch",
+    "tensor_factorization",
+]
 TINY = {"common": {"batch_size": 64, "average": 0.9}, "runs": 4, "together": 2}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of optuna's experimental sampler
 
@@ -90,7 +99,7 @@ def test_what_was_learned_beats_chance(rows) -> None:
 def test_finished_runs_are_kept_and_an_unfinished_report_says_so(base) -> None:
     early, text = (base / "early.json").read_text(), (base / "early.md").read_text()
     assert (base / "output/cells/education-mmoe.json").read_text() == early
-    assert "Unfinished: 13 of 14 cells" in text
+    assert "Unfinished: 15 of 16 cells" in text
     assert "not run yet" in text
     assert "Unfinished" not in (base / "report/census.md").read_text()
 
@@ -118,7 +127,16 @@ def test_the_report_shows_the_numbers_of_the_json_and_figures_that_exist(base, r
 
 def test_every_finding_is_judged(rows) -> None:
     judged = {(row["finding"], row["group"]) for row in rows if row["part"] == "findings"}
-    assert judged == {(finding, group) for finding in ("best", "tree", "pooled", "order", "rank") for group in (1, 2)}
+    assert judged == {(finding, group) for finding in FINDINGS for group in (1, 2)}
+
+
+def test_only_the_models_named_so_read_rates_of_their_main_label(base) -> None:
+    config = read(CensusStudyConfig, [ROOT / "configs/census/study.yaml"])
+    for group, label in (("income", "income_50k"), ("education", "college")):
+        plain, more = (config.schema_of(group, rates) for rates in (False, True))
+        added = {feature.name for feature in more.dense} - {feature.name for feature in plain.dense}
+        assert added == set(config.recipe.rates.columns(label))
+        assert more.categorical == plain.categorical
 
 
 def test_a_finding_holds_only_with_its_whole_interval() -> None:
