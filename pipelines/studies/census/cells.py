@@ -21,6 +21,7 @@ from pipelines.studies.census.train import Numbers, Trained, areas
 from ranking.errors import InputError
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
+from ranking.tracking.runs import git_revision
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Result(Frozen):
         reach: half the 95 % interval of the first run's AUC over samples of test rows, of every task.
         seconds: of training and scoring them.
         trials: of the tuner behind the settings.
+        revision: of the code that trained the last of them.
     """
 
     settings: dict[str, Any]
@@ -49,6 +51,7 @@ class Result(Frozen):
     reach: tuple[float, ...] = ()
     seconds: float = 0.0
     trials: int = Field(0, ge=0)
+    revision: str = ""
 
 
 def finish(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> Iterator[Result]:
@@ -131,6 +134,7 @@ def _more(result: Result, cell: Cell, splits: Splits, runs: int, seed: int) -> R
             "pooled": (*result.pooled, *map(tuple, pooled.tolist())),
             "reach": result.reach or _reach(scores[0], splits),
             "seconds": result.seconds + time.perf_counter() - start,
+            "revision": git_revision(),
         }
     )
 

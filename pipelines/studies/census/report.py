@@ -151,9 +151,9 @@ def _settings(rows: Sequence[Row]) -> str:
     for row in rows:
         settings, seconds = row["settings"], row["seconds"] / row["runs"]
         shown = [f"{settings[key]:.4g}" for key in _SHOWN]
-        cost = [str(row["trials"]), f"{seconds:.1f}"]
+        cost = [str(row["trials"]), f"{seconds:.1f}", row["revision"]]
         lines.append([NAMES[row["model"]], str(row["group"]), *shown, _model(settings["model"]), *cost])
-    return table(["model", "group", "rate", *_SHOWN[1:], "architecture", "trials", "seconds a run"], lines)
+    return table(["model", "group", "rate", *_SHOWN[1:], "architecture", "trials", "seconds a run", "revision"], lines)
 
 
 def _model(section: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pipelines.studies.census.findings import judge
 from pipelines.studies.census.report import findings, markdown
 from pipelines.studies.census.rows import row
 from pipelines.studies.census.table import load
-from pipelines.studies.record import Record
+from pipelines.studies.record import Record, Row
 from ranking.errors import InputError
 from ranking.tracking.runs import Run
 
@@ -37,7 +37,8 @@ def census(
 ) -> None:
     """Census-Income, both groups [MMoE, section 4.3]: seven architectures, tuned, and many runs of each on test.
 
-    Finished runs in the output directory are kept: the same command goes on where it stopped.
+    Finished runs in the output directory are kept: the same command goes on where it stopped. Cells that directory has
+    nothing of stay in the report as an earlier start left them, told apart by their revision.
     """
     if render:
         record = Record.read(config.report / "census.json")
@@ -67,10 +68,22 @@ def _some(option: str, wanted: list[str] | None, known: Iterable[str]) -> list[s
 
 def collect(config: CensusStudyConfig) -> Record:
     """Everything finished so far."""
-    cells = [(group, model) for group in config.groups for model in config.models]
-    results = {cell: found for cell in cells if (found := read(path(config, *cell))) is not None}
-    record = Record.of([row(config, group, model, result) for (group, model), result in results.items()])
+    earlier, rows = _reported(config), []
+    for group, model in ((group, model) for group in config.groups for model in config.models):
+        result = read(path(config, group, model))
+        before = earlier.get((config.groups[group].number, model))
+        if result is not None or before is not None:
+            rows.append(before if result is None else row(config, group, model, result))
+    record = Record.of(rows)
     return record.model_copy(update={"rows": judged(config, record)})
+
+
+def _reported(config: CensusStudyConfig) -> dict[tuple[int, str], Row]:
+    """The rows of runs in the report that is there, by group and model."""
+    file = config.report / "census.json"
+    record = Record.read(file) if file.exists() else None
+    rows = [row for row in record.rows if row["part"] == "runs"] if record else []
+    return {(row["group"], row["model"]): {"revision": record.revision} | row for row in rows}
 
 
 def judged(config: CensusStudyConfig, record: Record) -> tuple[dict[str, object], ...]:

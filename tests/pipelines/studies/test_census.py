@@ -104,6 +104,21 @@ def test_finished_runs_are_kept_and_an_unfinished_report_says_so(base) -> None:
     assert "Unfinished" not in (base / "report/census.md").read_text()
 
 
+def test_cells_of_an_earlier_report_stay_in_it_under_their_revision(base) -> None:
+    report = base / "elsewhere/report"
+    report.mkdir(parents=True)
+    (report / "census.json").write_text(
+        (base / "report/census.json").read_text().replace('"revision": "', '"revision": "old')
+    )
+    result = study(base, "--group", "income", "--model", "omoe", f"--report={report}", f"--output={report.parent}")
+    assert result.exit_code == 0, result.output
+    found = json.loads((report / "census.json").read_text())
+    revisions = {(row["group"], row["model"]): row["revision"] for row in found["rows"] if row["part"] == "runs"}
+    assert len(revisions) == 16
+    assert [cell for cell, revision in revisions.items() if not revision.startswith("old")] == [(1, "omoe")]
+    assert "Unfinished" not in (report / "census.md").read_text()
+
+
 def test_more_runs_are_added_to_those_there(base) -> None:
     before = json.loads((base / "output/cells/income-omoe.json").read_text())
     copy = base / "more"
