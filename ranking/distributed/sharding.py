@@ -22,7 +22,6 @@ from ranking.distributed.world import World
 from ranking.schema import Frozen, Schema
 
 _AUTO = {"cpu": ["table_wise"], "cuda": ["table_wise", "column_wise", "row_wise", "table_row_wise"]}
-_CUDA_ONLY = ("row_wise", "table_row_wise")
 
 
 class ShardingConfig(Frozen):
@@ -53,7 +52,7 @@ def shard(
     Raises:
         InputError: no plan meets the constraints.
     """
-    sharder = EmbeddingBagCollectionSharder()
+    sharder = _Sharder()
     model = DistributedModelParallel(
         module,
         device=world.device,
@@ -64,6 +63,14 @@ def shard(
     if world.size == 1 and world.device.type == "cpu":  # on CUDA TorchRec's pipeline overlaps the exchange
         embeddings.stay_local()
     return model
+
+
+class _Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec is not typed
+    """Splits tables by rows on CPU, too: TorchRec offers that on CUDA alone, from when gloo had no reduce-scatter."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """What CUDA can, whatever the device."""
+        return super().sharding_types("cuda")  # type: ignore[no-any-return]
 
 
 class _Alone(DataParallelWrapper):  # type: ignore[misc]  # TorchRec is not typed
@@ -102,7 +109,7 @@ def _plan(
     world: World,
     config: ShardingConfig,
     batch: int,
-    sharder: EmbeddingBagCollectionSharder,
+    sharder: _Sharder,
 ) -> ShardingPlan:
     device = world.device.type
     gib = 1 << 30
@@ -114,7 +121,7 @@ def _plan(
         local_world_size=config.local_world_size or world.size,
     )
     constraints = {
-        prefix + table: _constraints(schema, table, world, config)
+        prefix + table: _constraints(schema, table, device, config)
         for prefix in embeddings.prefixes
         for table in schema.table_names()
     }
@@ -126,14 +133,8 @@ def _plan(
         raise told(f"sharding: no plan for {world.size} x {device}: {reason}", world) from None
 
 
-def _constraints(schema: Schema, table: str, world: World, config: ShardingConfig) -> ParameterConstraints:
-    wanted, device = schema.table(table).sharding, world.device.type
-    if device == "cpu" and wanted in _CUDA_ONLY:
-        raise told(
-            f"schema.tables.{table}.sharding: got {wanted!r} on cpu; expected auto, table_wise, column_wise, "
-            "table_column_wise or data_parallel (the others need CUDA)",
-            world,
-        )
+def _constraints(schema: Schema, table: str, device: str, config: ShardingConfig) -> ParameterConstraints:
+    wanted = schema.table(table).sharding
     features = [f for f in schema.categorical if f.table_name == table]
     return ParameterConstraints(
         sharding_types=_AUTO[device] if wanted == "auto" else [wanted],

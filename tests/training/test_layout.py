@@ -21,7 +21,7 @@ from tests.launch import launch
 from tests.ranked import Tensors, assembly, batch_of, encoded, step, whole
 from tests.workspace import Workspace
 
-PLANS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
+PLANS = ("table_wise", "column_wise", "table_column_wise", "row_wise", "data_parallel")
 SIZES = (1, 2, 3)
 SAVED = [f"{plan}-{size}" for plan, size in product(PLANS, SIZES)]
 SUMS = "/sum"
@@ -86,7 +86,7 @@ def saved(workspace: Workspace, folder: Path) -> dict[str, tuple[Tensors, float]
 
 @pytest.fixture(scope="module")
 def loaded(workspace: Workspace, saved, folder: Path) -> dict[tuple[str, str], tuple[Tensors, float]]:
-    runs = [launch(load_all, size, [workspace.yaml], folder)[0] for size in SIZES]
+    runs = [launch(load_all, size, [workspace.yaml], folder, seconds=300)[0] for size in SIZES]
     return {name: entry for run in runs for name, entry in run.items()}
 
 
@@ -145,7 +145,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 @pytest.mark.parametrize(
     ("device", "plan"),
     [
-        ("cpu", "table_wise"),
+        *(("cpu", plan) for plan in ("table_wise", "table_row_wise")),
         *(pytest.param("cuda", plan, marks=GPU) for plan in ("table_wise", "row_wise", "table_row_wise")),
     ],
 )
@@ -164,7 +164,7 @@ def test_what_one_device_saved_another_loads(saved, workspace, folder, tmp_path,
     assert again == pytest.approx(loss, abs=1e-5)
 
 
-CUTS = {  # of 7 rows and 6 columns; the last two need CUDA
+CUTS = {  # of 7 rows and 6 columns
     "table_wise": ((0, 7), (0, 6)),
     "column_wise": ((0, 7), (0, 2, 6)),
     "row_wise": ((0, 3, 7), (0, 6)),
