@@ -28,7 +28,8 @@ def table(name: str, wanted: str) -> str:
     if content.get("paper"):
         lines += ["", *_paper(content["paper"])]
     machine = content["machine"]
-    said = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average_before']} before the run"
+    processor = " with ".join([machine["cpu"], *machine["instructions"][-1:]])
+    said = f"{processor}, {machine['cores']} cores, load {machine['load_average_before']} before the run"
     return "\n".join([*lines, "", f"{said}; `benchmarks/results/{name}.json`.", ""])
 
 

@@ -58,10 +58,10 @@ class Record(Frozen):
 
 
 def machine() -> str:
-    """Processor, cores, threads and the library that computes."""
+    """Processor, its vector instructions, cores, threads and the library that computes."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.machine()
+    processor = f"{names[0] if names else platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     threads = torch.get_num_threads()
     return f"{processor}, {os.cpu_count()} cores, {threads} thread{'s'[: threads > 1]}, torch {torch.__version__}"

@@ -44,22 +44,10 @@ class KeyIndex:
                 raise column.wrong_type(f"{self.type}, as the vocabulary of table {self.table!r} was fitted on")
             return self._index.get_indexer(pd.Index(_key_bits(keys))).astype(np.int64) + 1
 
-        rows, nulls = _coded(column, find)
+        rows, nulls = column.coded(find, null=0)
         count("null", nulls)
         count("unknown", rows.size - nulls - int(np.count_nonzero(rows)))
         return rows
-
-
-def _coded(column: Column, code: Callable[[pa.Array], Int64]) -> tuple[Int64, int]:
-    """Rows `[N]`, by `code` of the distinct keys and 0 for null; how many are null."""
-    keys, places = column.distinct()
-    rows = code(keys)
-    if places is not None:
-        return np.append(rows, 0).take(places), column.stored.null_count  # the place of null is -1
-    missing = null_mask(keys)
-    if missing is not None:
-        rows[missing] = 0
-    return rows, keys.null_count
 
 
 def _key_bits(keys: pa.Array) -> UInt64:
@@ -74,7 +62,7 @@ class _HashCode:
     seed: int
 
     def __call__(self, column: Column, count: Count) -> Int64:
-        rows, nulls = _coded(column, lambda keys: to_rows(hash_keys(keys, self.seed), self.rows))
+        rows, nulls = column.coded(lambda keys: to_rows(hash_keys(keys, self.seed), self.rows), null=0)
         count("null", nulls)
         return rows
 

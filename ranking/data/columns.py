@@ -40,7 +40,7 @@ class Column:
 
     Attributes:
         name: the column's name.
-        stored: `[N]` Arrow array, possibly dictionary-encoded.
+        stored: `[N]` Arrow array as it came, possibly dictionary-encoded.
         row: row number of the value at a position, for messages.
         what: what the name names, for messages.
     """
@@ -112,18 +112,25 @@ class Column:
             raise self.wrong_type("integers or strings")
         return self._whole()
 
-    def distinct(self) -> tuple[pa.Array, Int32 | None]:
-        """Strings of a dictionary once, so that work on them is done once.
+    def coded(self, code: Callable[[pa.Array], Int64], null: int) -> tuple[Int64, int]:
+        """What `code` makes of the keys, asked only once for each string of a dictionary.
+
+        Args:
+            code: from keys `[U]`, as `keys` gives them, to new numbers `[U]`.
+            null: the number of a null or NaN.
 
         Returns:
-            keys `[U]`, as `keys`; the place among them of every value `[N]`, -1 at null, or None where U = N and
-            every value is its own key.
+            numbers `[N]`; how many are null.
         """
         stored = self.stored
-        if not _is_text_dictionary(stored) or stored.dictionary.null_count or len(stored.dictionary) > len(stored):
-            return self.keys(), None
-        places: Int32 = stored.indices.fill_null(-1).to_numpy()
-        return pc.cast(stored.dictionary, pa.large_string()), places
+        if not _is_text_dictionary(stored) or len(stored.dictionary) > len(stored) - stored.null_count:
+            keys = self.keys()
+            found, missing = code(keys), null_mask(keys)
+            if missing is not None:
+                found[missing] = null
+            return found, keys.null_count
+        found = np.append(code(pc.cast(stored.dictionary, pa.large_string())), null)
+        return found.take(stored.indices.cast(pa.int64()).fill_null(-1).to_numpy()), stored.null_count
 
     def _whole(self) -> pa.Array:
         values = _nan_to_null(self.values)
@@ -234,7 +241,9 @@ def joined(column: pa.ChunkedArray) -> pa.Array:
 
 def plain(array: pa.Array) -> pa.Array:
     """The array without its dictionary, if it has one."""
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if not pa.types.is_dictionary(array.type):
+        return array
+    return array.cast(pa.large_string()) if _is_string(array.type.value_type) else array.dictionary_decode()
 
 
 def _lengths(array: pa.Array) -> Int32:
@@ -262,8 +271,9 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _is_text_dictionary(array: pa.Array) -> bool:
-    kind = array.type
-    return pa.types.is_dictionary(kind) and (_is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
+    """Of strings, none of them null."""
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else None
+    return kind is not None and (_is_string(kind) or pa.types.is_large_string(kind)) and not array.dictionary.null_count
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 _OPEN_FILES = 16
 _LOCKS = 64
-_TEXTS = pa.dictionary(pa.int32(), pa.string())
+_FEW = 1_000  # distinct strings of a row group that tell nothing of whether others repeat
+_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
 class Decoder:
@@ -98,35 +99,43 @@ class _RowGroups:
 
     def __init__(self, manifest: Manifest, store: Store, verify: bool, dictionaries: bool) -> None:
         self._manifest, self._store, self._verify = manifest, store, verify
-        texts = {field.name: pa.types.is_list(field.type) for field in manifest.columns if _is_text(field.type)}
-        self._texts = texts if dictionaries else {}  # which columns to read as dictionaries, and whether of lists
+        texts = (field.name for field in manifest.columns if _is_text(field.type))
+        self._texts = frozenset(texts if dictionaries else ())  # the columns to read as dictionaries
         self._local = threading.local()
         self._copies: set[int] = set()
 
     def read(self, row_group: int) -> pa.Table:
         """The columns of the manifest, those that directories give among them.
 
-        What looks damaged is read once more, from a new connection: a bit can flip on the way, too.
+        What looks damaged is read once more, from a new connection: a bit can flip on the way, too. And without
+        dictionaries from here on: Arrow makes none of delta-encoded pages.
         """
         number, group = self._manifest.locate(row_group)
         try:
-            return self._decode(number, group)
+            return self._decode(number, group, self._texts)
         except InputError as error:
             self._files().cache_clear()
             self._require_same(number)  # has a better reason if there is one
             if not isinstance(error, DamageError):
                 raise
-        return self._decode(number, group)
+        table = self._decode(number, group, frozenset())
+        self._texts = frozenset()
+        return table
 
-    def _decode(self, number: int, group: int) -> pa.Table:
+    def _decode(self, number: int, group: int, texts: frozenset[str]) -> pa.Table:
         shard, schema = self._manifest.shards[number], self._manifest.columns
         what = f"{shard.url}: row group {group}"
-        file, seen = self._files()(number, len(self._texts))
+        file, seen = self._files()(number, texts)
         present = set(file.schema_arrow.names)  # asked for once: the file builds it anew every time
         stored = [name for name in schema.names if name in present]
-        table = self._store.attempt(
-            shard.url, what, lambda: file.read_row_group(group, columns=stored, use_threads=False)
-        )
+
+        def read() -> pa.Table:
+            found = file.read_row_group(group, columns=stored, use_threads=False)
+            for name in texts.intersection(stored):
+                found.column(name).validate(full=True)  # Arrow does not ask whether a dictionary has what pages name
+            return found
+
+        table = self._store.attempt(shard.url, what, read)
         if table.num_rows != shard.row_groups[group]:
             raise DamageError(f"{what}: got {table.num_rows} rows; expected {shard.row_groups[group]}")
         if not self._store.pins(shard.url) and stamp(self._store.info(shard.url)) != seen:
@@ -135,7 +144,7 @@ class _RowGroups:
             if name not in stored:
                 value = pa.scalar(shard.partition[name], pa.large_string()).cast(schema.field(name).type)
                 table = table.append_column(name, pa.repeat(value, shard.row_groups[group]))
-        self._texts = {name: listed for name, listed in self._texts.items() if _repeats(table.column(name))}
+        self._texts -= {name for name in texts if not _repeats(table.column(name))}
         return _cast(table, schema, what, self._texts)
 
     def _files(self) -> _lru_cache_wrapper[tuple[pq.ParquetFile, str]]:
@@ -143,16 +152,16 @@ class _RowGroups:
             self._local.open = lru_cache(_OPEN_FILES)(self._open)
         return self._local.open  # type: ignore[no-any-return]
 
-    def _open(self, number: int, _texts: int) -> tuple[pq.ParquetFile, str]:
-        """The file, and its stamp; opened anew when fewer columns come as dictionaries."""
+    def _open(self, number: int, texts: frozenset[str]) -> tuple[pq.ParquetFile, str]:
+        """The file, and its stamp."""
+
+        def leaves(schema: pq.ParquetSchema) -> list[str]:
+            paths = (schema.column(leaf).path for leaf in range(len(schema)))  # of a list: tags.list.element
+            return [path for path in paths if path in texts or path.partition(".")[0] in texts]
+
         found = self._require_same(number)
         url = self._manifest.shards[number].url
-        return self._store.open(url, self._leaves, page_checksum_verification=self._verify), found
-
-    def _leaves(self, schema: pq.ParquetSchema) -> list[str]:
-        """The paths of the columns to read as dictionaries; a list's is its name and, say, `.list.element`."""
-        paths, texts = (schema.column(leaf).path for leaf in range(len(schema))), self._texts
-        return [path for path in paths if texts.get(path) is False or texts.get(path.partition(".")[0])]
+        return self._store.open(url, leaves, page_checksum_verification=self._verify), found
 
     def _require_same(self, number: int) -> str:
         """The stamp of a file that is still the one in the manifest.
@@ -186,11 +195,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_large_string(kind.value_type if pa.types.is_list(kind) else kind))
 
 
+def _is_dictionary(kind: pa.DataType) -> bool:
+    return bool((kind.value_type if pa.types.is_list(kind) else kind) == _DICTIONARY)
+
+
 def _repeats(column: pa.ChunkedArray) -> bool:
-    """Whether a dictionary has at most half as many entries as values; Arrow makes one of plain pages, too, slowly."""
-    chunks = [chunk.values if pa.types.is_list(chunk.type) else chunk for chunk in column.chunks]
-    found = [chunk for chunk in chunks if pa.types.is_dictionary(chunk.type)]
-    return 2 * sum(len(chunk.dictionary) for chunk in found) <= sum(map(len, chunks))
+    """Whether a dictionary is worth it: where values hardly repeat, Arrow made it of plain pages, slowly."""
+    parts = [chunk.values if pa.types.is_list(chunk.type) else chunk for chunk in column.chunks]
+    distinct = sum(len(part.dictionary) for part in parts if _is_dictionary(part.type))
+    return distinct < _FEW or 2 * distinct <= sum(map(len, parts))
 
 
 def _cast(table: pa.Table, schema: pa.Schema, what: str, texts: Collection[str]) -> pa.Table:
@@ -199,16 +212,11 @@ def _cast(table: pa.Table, schema: pa.Schema, what: str, texts: Collection[str])
     for field in schema:
         column = table.column(field.name)
         try:
-            columns.append(column if _fits(column.type, field, texts) else column.cast(field.type))
+            kept = column.type == field.type or (field.name in texts and _is_dictionary(column.type))
+            columns.append(column if kept else column.cast(field.type))
         except pa.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{what}: column {field.name!r}: got {column.type}; expected values that {field.type} holds ({reason})"
             ) from None
     return pa.table(columns, names=schema.names)
-
-
-def _fits(kind: pa.DataType, field: pa.Field, texts: Collection[str]) -> bool:
-    if kind == field.type:
-        return True
-    return field.name in texts and kind in (_TEXTS, pa.list_(_TEXTS))

@@ -97,12 +97,12 @@ class Store:
 
         return self.attempt(url, url, fetch)
 
-    def open(self, url: str, dictionaries: Leaves | None = None, **settings: Any) -> pq.ParquetFile:
+    def open(self, url: str, as_dictionaries: Leaves | None = None, **settings: Any) -> pq.ParquetFile:
         """Open a file and read its footer.
 
         Args:
             url: fsspec URL or local path.
-            dictionaries: which of its leaf columns to read as dictionaries; none when left out.
+            as_dictionaries: which of its leaf columns to read as dictionaries; none when left out.
             **settings: of `pyarrow.parquet.ParquetFile`.
 
         Raises:
@@ -116,7 +116,7 @@ class Store:
             # Arrow merges the ranges it needs (pre_buffer); a cache below it would fetch bytes nobody reads.
             source = path if local else system.open(path, "rb", cache_type="none")
             file = pq.ParquetFile(source, pre_buffer=not local, **settings)
-            leaves = dictionaries(file.schema) if dictionaries else []
+            leaves = as_dictionaries(file.schema) if as_dictionaries else []
             if not leaves:
                 return file
             known = {"metadata": file.metadata, "read_dictionary": leaves}

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, null_mask, plain
-from ranking.data.hashing import hash_keys, integers
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, plain
+from ranking.data.hashing import Int64, hash_keys, integers
 from ranking.errors import InputError
 from ranking.expression import Expression
 from ranking.schema import ColumnSpace, Schema, Task
@@ -47,13 +47,11 @@ def groups(schema: Schema, block: Block) -> Tensor:
     """The user of every row `[N]` int64: integers as they are, strings hashed, null -1; zeros without a user column."""
     if not schema.user:
         return torch.zeros(len(block), dtype=torch.int64)
-    column = block.column(schema.user)
-    keys = column.keys()
-    ids = hash_keys(keys).view(np.int64) if pa.types.is_large_string(keys.type) else integers(keys).copy()
-    null = null_mask(keys)
-    if null is not None:
-        ids[null] = -1
-    return torch.from_numpy(ids)
+    return torch.from_numpy(block.column(schema.user).coded(_user, null=-1)[0])
+
+
+def _user(keys: pa.Array) -> Int64:
+    return hash_keys(keys).view(np.int64) if pa.types.is_large_string(keys.type) else integers(keys).copy()
 
 
 def _label(task: Task, block: Block) -> tuple[Float64, Bool]:

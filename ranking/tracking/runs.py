@@ -35,7 +35,7 @@ _KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
-_REPORTS = (":(top,exclude)docs", ":(top,exclude)benchmarks/results")
+_DOCUMENTS = (":(top,exclude)docs", ":(top,exclude)benchmarks/results")
 
 
 class TrackingConfig(Frozen):
@@ -298,7 +298,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def git_revision() -> str:
     """Revision of the image, or of the checkout this package runs from; "" elsewhere.
 
-    "+dirty" with local changes, but for reports, which studies and benchmarks write into the checkout themselves.
+    "+dirty" with local changes, those of documents left aside: studies and benchmarks write theirs into the checkout.
     """
     if built_from():
         return built_from()
@@ -308,7 +308,7 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        changes = git("status", "--porcelain", "--", ":(top)", *_REPORTS)
+        changes = git("status", "--porcelain", "--", ":(top)", *_DOCUMENTS)
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -62,11 +62,21 @@ def test_strings_of_any_type_give_the_same_rows(kind, encoding):
     assert counters["f/unknown"] == 3 * (encoding == "vocabulary")
 
 
+@pytest.mark.parametrize("index", [pa.int8(), pa.uint8(), pa.uint32(), pa.int64(), pa.uint64()], ids=str)
 @pytest.mark.parametrize("dictionary", [[], ["a"], ["a", "b", "a"], [None, "a"]])
-def test_a_dictionary_may_be_empty_repeat_itself_and_hold_null(dictionary):
-    places = [None] if not dictionary else [0, None, *range(len(dictionary))]
-    typed = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(dictionary, pa.string()))
-    assert encode(ids("f"), typed, rows=1000) == encode(ids("f"), pa.array(typed.to_pylist()), rows=1000)
+def test_a_dictionary_may_be_empty_repeat_itself_and_hold_null(dictionary, index):
+    places = [None] if not dictionary else [0, None, *range(len(dictionary)), 0]
+    typed = pa.DictionaryArray.from_arrays(pa.array(places, index), pa.array(dictionary, pa.string()))
+    plain = pa.array(typed.to_pylist(), pa.string())
+    assert encode(ids("f"), typed, rows=1000) == encode(ids("f"), plain, rows=1000)
+    listed = [pa.ListArray.from_arrays(pa.array([0, 1, len(places)], pa.int32()), values) for values in (typed, plain)]
+    feature = ids("f", multi_hot=True, pooling="mean")
+    assert lists(feature, listed[0], rows=1000) == lists(feature, listed[1], rows=1000)
+
+
+def test_strings_that_no_row_has_are_not_looked_at():
+    unused = pa.array(pd.Categorical([None] * 3, categories=["x"]))
+    assert encode(ids("f", "vocabulary"), unused, fit={"f": [1, 2]}) == ([0, 0, 0], {"f/null": 3})
 
 
 def test_chunks_may_have_different_dictionaries():

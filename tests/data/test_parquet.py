@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ranking.data.columns import Block
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
+from ranking.data.storage import DamageError
 from ranking.errors import InputError
 
 
@@ -82,10 +83,12 @@ def test_files_of_any_types_in_any_order_give_the_same_rows(kinds, dictionaries)
     for group in range(len(kinds)):
         table = decoder.read(np.array([[group, 0, 3], [0, 1, 3]]))
         assert dictionaries or table.schema == manifest.columns
+        assert table.cast(manifest.columns).equals(decode(manifest, (group, 0, 3), (0, 1, 3)))
         assert table.to_pydict() == {name: values + values[1:] for name, values in plain.items()}
 
 
-def test_strings_stay_dictionaries_where_they_repeat(tmp_path):
+def test_strings_stay_dictionaries_where_they_repeat(tmp_path, monkeypatch):
+    monkeypatch.setattr("ranking.data.parquet._FEW", 0)
     words = {"often": ["a", "b"] * 8, "seldom": [str(i) for i in range(16)], "lists": [["a", "b"], []] * 8}
     for number in range(2):
         pq.write_table(pa.table(words), tmp_path / f"{number}.parquet", row_group_size=8, write_page_checksum=True)
@@ -142,10 +145,10 @@ def test_a_row_group_two_readers_share_is_decoded_once_when_kept(write_shards, m
     assert reads == [0]
 
 
-def attempt(manifest, *pieces):
+def attempt(manifest, *pieces, **settings):
     """The table, or the error that was raised for it."""
     try:
-        return decode(manifest, *pieces)
+        return decode(manifest, *pieces, **settings)
     except InputError as error:
         return error
 
@@ -166,6 +169,35 @@ def test_a_flipped_bit_is_an_error_or_harmless_but_never_other_rows(tmp_path, wr
             assert result.equals(expected)
     assert len(errors) > 100
     assert all(error.startswith(f"file://{path}: ") and "\n" not in error for error in errors)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_strings_that_no_dictionary_can_be_made_of_are_read_plain(tmp_path, encoding):
+    words = {"s": ["a", None, "b"] * 5, "l": [["a", "b"], [], ["c"]] * 5}
+    leaves = {"s": encoding, "l.list.element": encoding}
+    settings = {"use_dictionary": False, "column_encoding": leaves, "row_group_size": 5}
+    pq.write_table(pa.table(words), tmp_path / "0.parquet", write_page_checksum=True, **settings)
+    decoder = Decoder(Manifest.build(str(tmp_path)), dictionaries=True)
+    assert decoder.read(np.array([[0, 0, 5], [1, 0, 5], [2, 0, 5]])).to_pydict() == words
+
+
+def test_damage_without_checksums_is_found_by_dictionaries_where_plain_strings_find_it(tmp_path):
+    words = {"s": [f"word {number % 7}" for number in range(300)], "l": [["a", "b"], ["c"]] * 150}
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table(words), path, compression="none", write_page_checksum=False)
+    manifest, whole = Manifest.build(str(tmp_path)), path.read_bytes()
+    generator, found = np.random.default_rng(0), set()
+    for place in generator.integers(4, len(whole) - pq.read_metadata(path).serialized_size - 8, 300):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        plain, kept = (attempt(manifest, (0, 0, 300), dictionaries=wanted) for wanted in (False, True))
+        if isinstance(plain, InputError):
+            assert isinstance(kept, DamageError), (plain, kept)
+        else:
+            assert kept.cast(manifest.columns).equals(plain)
+        found.add(type(plain))
+    assert found == {DamageError, pa.Table}
 
 
 def test_a_damaged_page_is_named_with_file_and_row_group(tmp_path, write_shards):

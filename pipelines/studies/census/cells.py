@@ -18,6 +18,7 @@ from pydantic import Field
 from pipelines.studies.census.config import Cell, CensusStudyConfig
 from pipelines.studies.census.table import Splits
 from pipelines.studies.census.train import Numbers, Trained, areas
+from pipelines.studies.record import machine
 from ranking.errors import InputError
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
@@ -40,7 +41,8 @@ class Result(Frozen):
         reach: half the 95 % interval of the first run's AUC over samples of test rows, of every task.
         seconds: of training and scoring them.
         trials: of the tuner behind the settings.
-        revision: of the code that trained the last of them.
+        revision: of the code that trained them; of several where it changed in between.
+        machine: as the revision.
     """
 
     settings: dict[str, Any]
@@ -52,6 +54,7 @@ class Result(Frozen):
     seconds: float = 0.0
     trials: int = Field(0, ge=0)
     revision: str = ""
+    machine: str = ""
 
 
 def finish(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> Iterator[Result]:
@@ -119,7 +122,7 @@ def read(file: Path) -> Result | None:
 
 def _more(result: Result, cell: Cell, splits: Splits, runs: int, seed: int) -> Result:
     """Train some runs more."""
-    start = time.perf_counter()
+    start, code, place = time.perf_counter(), git_revision(), machine()
     trained = Trained(cell, splits, runs, seed)
     scores = trained.probabilities(splits.test)
     test = areas(scores, splits.test)
@@ -134,9 +137,14 @@ def _more(result: Result, cell: Cell, splits: Splits, runs: int, seed: int) -> R
             "pooled": (*result.pooled, *map(tuple, pooled.tolist())),
             "reach": result.reach or _reach(scores[0], splits),
             "seconds": result.seconds + time.perf_counter() - start,
-            "revision": git_revision(),
+            "revision": _with(result.revision, code),
+            "machine": _with(result.machine, place),
         }
     )
+
+
+def _with(known: str, new: str) -> str:
+    return new if not known else known if new in known.split(" and ") else f"{known} and {new}"
 
 
 def _reach(scores: Numbers, splits: Splits) -> tuple[float, ...]:

@@ -114,8 +114,8 @@ class CensusStudyConfig(Settings):
         """Features, with those that only models in `rates` read or without, and the two tasks of a group."""
         tasks = self.groups[group].tasks
         columns = self._rates_of(str(tasks[0].label)) if rates else []
-        rates = [DenseFeature(name=column, scale="standardise") for column in columns]
-        return Schema(features=(*self.features, *rates), tasks=tasks, embedding_dim=self.embedding_dim)
+        more = [DenseFeature(name=column, scale="standardise") for column in columns]
+        return Schema(features=(*self.features, *more), tasks=tasks, embedding_dim=self.embedding_dim)
 
     def _rates_of(self, label: str) -> list[str]:
         rates = self.recipe.rates

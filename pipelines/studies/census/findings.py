@@ -23,7 +23,7 @@ REFERENCE = "mmoe"
 FINDINGS = {
     "best": "the model's mean exceeds its published best",
     "tree": "MMoE's mean reaches a tuned gradient-boosted tree",
-    "rates": "the mean of MMoE that reads rates of its label among training rows, too, reaches that tree",
+    "rates": "a model that also reads rates of its label among training rows reaches that tree in the mean",
     "pooled": "the mean probability of MMoE networks trained together reaches that tree",
     "order": "MMoE's mean is above, or below, the other model's as published",
     "rank": "the models' means are ordered as published (Kendall's tau)",

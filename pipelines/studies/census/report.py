@@ -34,6 +34,7 @@ def markdown(config: CensusStudyConfig, record: Record, figures: Sequence[str]) 
         "## Every comparison\n",
         _comparisons(found),
         "## Settings the tuner chose\n",
+        "Revision: of the code that trained a cell. Seconds: of the machine that did (`machine` in the JSON).\n",
         _settings(runs),
     ]
     return "\n".join(sections) + "\n"
@@ -71,10 +72,9 @@ def _rates(config: CensusStudyConfig) -> str:
         return ""
     rates = config.recipe.rates
     names = " and ".join(NAMES[name] for name in config.rates)
-    return f"""{names} reads more: for {len(rates.keys)} columns and combinations of columns, how often the main label
+    return f"""Beside these, {names}: for {len(rates.keys)} columns and sets of columns, how often the main label
 holds among the training rows of the same values, smoothed; for a training row among the other
-{rates.folds - 1} of {rates.folds} folds. A run of it may be several networks, whose probabilities are averaged
-(*members* below).
+{rates.folds - 1} of {rates.folds} folds.
 """
 
 

@@ -26,7 +26,7 @@ def row(config: CensusStudyConfig, group: str, model: str, result: Result) -> Ro
         numbers |= {f"{name}_sampling": result.reach[place]} if result.reach else {}
     numbers[f"{names[1]}_with_best"] = float(test[test[:, 0].argmax(), 1])
     numbers |= {"wanted": config.runs, "trials": result.trials, "seconds": round(result.seconds, 1)}
-    numbers |= {"revision": result.revision}
+    numbers |= {"revision": result.revision, "machine": result.machine}
     numbers |= {f"{name}_runs": test[:, place].round(_DIGITS).tolist() for place, name in enumerate(names)}
     return numbers | {"settings": result.settings}
 

@@ -68,13 +68,12 @@ def _some(option: str, wanted: list[str] | None, known: Iterable[str]) -> list[s
 
 def collect(config: CensusStudyConfig) -> Record:
     """Everything finished so far."""
-    earlier, rows = _reported(config), []
-    for group, model in ((group, model) for group in config.groups for model in config.models):
-        result = read(path(config, group, model))
-        before = earlier.get((config.groups[group].number, model))
-        if result is not None or before is not None:
-            rows.append(before if result is None else row(config, group, model, result))
-    record = Record.of(rows)
+    rows = _reported(config)
+    cells = {(config.groups[group].number, model): (group, model) for group in config.groups for model in config.models}
+    for cell, names in cells.items():
+        result = read(path(config, *names))
+        rows |= {} if result is None else {cell: row(config, *names, result)}
+    record = Record.of([rows[cell] for cell in cells if cell in rows])
     return record.model_copy(update={"rows": judged(config, record)})
 
 
@@ -83,7 +82,8 @@ def _reported(config: CensusStudyConfig) -> dict[tuple[int, str], Row]:
     file = config.report / "census.json"
     record = Record.read(file) if file.exists() else None
     rows = [row for row in record.rows if row["part"] == "runs"] if record else []
-    return {(row["group"], row["model"]): {"revision": record.revision} | row for row in rows}
+    origin = {"revision": record.revision, "machine": record.machine} if record else {}
+    return {(row["group"], row["model"]): origin | row | {"wanted": config.runs} for row in rows}
 
 
 def judged(config: CensusStudyConfig, record: Record) -> tuple[dict[str, object], ...]:

@@ -92,7 +92,7 @@ def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
     splits = {"train": train, "validation": test.filter(validation), "test": test.filter(pc.invert(validation))}
     splits = {name: _labelled(rows, source) for name, rows in splits.items()}
     if config.rates:
-        splits = append_rates(splits, config.rates)
+        splits = append_rates(splits, config.rates, hidden=_LABELS)
     tables = (rows.append_column("split", pa.repeat(name, len(rows))) for name, rows in splits.items())
     write_dataset(tables, output, "split", config)
 

@@ -7,21 +7,25 @@ training. A rate of several columns is smoothed towards that of all but the last
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ranking.data.hashing import Int64, hash_keys
 from ranking.errors import InputError
 from ranking.schema import Frozen
 
 Float64 = npt.NDArray[np.float64]
-Key = tuple[str, ...]
+Key = Annotated[tuple[str, ...], Field(min_length=1)]
 
 _CERTAIN = 1e-5  # rates nearer to 0 or 1 are taken for this, so that their log-odds stay finite
 
@@ -30,7 +34,14 @@ class Buckets(Frozen):
     """A number as a part of keys."""
 
     column: str
-    boundaries: tuple[float, ...] = Field(min_length=1, description="A bucket holds its lower boundary.")
+    boundaries: tuple[float, ...] = Field(min_length=1, description="Rising; a bucket holds its lower boundary.")
+
+    @field_validator("boundaries")
+    @classmethod
+    def _rise(cls, boundaries: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(low < high for low, high in pairwise((-math.inf, *boundaries, math.inf))):
+            raise ValueError("expected finite numbers that rise")
+        return boundaries
 
 
 class RatesConfig(Frozen):
@@ -48,17 +59,20 @@ class RatesConfig(Frozen):
         return [_name(label, key) for key in self.keys]
 
 
-def append_rates(splits: Mapping[str, pa.Table], config: RatesConfig) -> dict[str, pa.Table]:
+def append_rates(
+    splits: Mapping[str, pa.Table], config: RatesConfig, hidden: Collection[str] = ()
+) -> dict[str, pa.Table]:
     """Append the columns of `config` to every split, float32.
 
     Args:
         splits: tables of the same columns, `train` among them; the labels are boolean.
         config: labels and keys.
+        hidden: columns that no key may hold, beside the labels of `config`.
 
     Raises:
-        InputError: a label or a column is missing, or a key holds a label.
+        InputError: a label or a column is missing, a key holds a label, a name is taken, or training has too few rows.
     """
-    _check(config, splits["train"].column_names)
+    _check(config, splits["train"].schema, {*hidden, *config.labels})
     order = ["train", *(name for name in splits if name != "train")]
     names = dict.fromkeys(name for key in config.keys for name in key)
     codes = {name: _codes([splits[each] for each in order], name, config.buckets.get(name)) for name in names}
@@ -78,6 +92,8 @@ def _rates(label: Float64, codes: Mapping[str, Int64], config: RatesConfig) -> d
     """Log-odds `[N]` of every key over all rows; the first are those of training, with labels `[M]` of 0 and 1."""
     rows, train = len(next(iter(codes.values()))), len(label)
     fold = (hash_keys(pa.array(np.arange(train)), config.seed) % np.uint64(config.folds)).astype(np.int64)
+    if np.unique(fold).size < 2:
+        raise InputError(f"recipe.rates.folds: got {train} training rows; expected enough for two folds")
 
     @cache
     def groups(key: Key) -> Int64:
@@ -128,14 +144,17 @@ def _appended(table: pa.Table, columns: Mapping[str, Float64]) -> pa.Table:
     return table
 
 
-def _check(config: RatesConfig, columns: list[str]) -> None:
+def _check(config: RatesConfig, schema: pa.Schema, hidden: Collection[str]) -> None:
+    where, columns = "recipe.rates", set(schema.names) - set(hidden)
+    _known(f"{where}.labels", config.labels, [field.name for field in schema if pa.types.is_boolean(field.type)])
     for name, buckets in config.buckets.items():
-        if buckets.column not in columns or name in columns:
-            raise InputError(
-                f"recipe.rates.buckets.{name}: got {name!r} of {buckets.column!r}; expected a new name of a column"
-            )
-    known = {*columns, *config.buckets} - set(config.labels)
-    for what, names in (("labels", config.labels), ("keys", [name for key in config.keys for name in key])):
-        allowed = columns if what == "labels" else known
-        if unknown := sorted(set(names) - set(allowed)):
-            raise InputError(f"recipe.rates.{what}: got {unknown}; expected some of {sorted(allowed)}")
+        _known(f"{where}.buckets.{name}.column", [buckets.column], columns)
+    _known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
+    made = [*config.buckets, *(name for label in config.labels for name in config.columns(label))]
+    if twice := [name for name, times in Counter([*made, *schema.names]).items() if times > 1]:
+        raise InputError(f"{where}: got {sorted(twice)} twice; expected a name of its own for every column and bucket")
+
+
+def _known(where: str, names: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise InputError(f"{where}: got {unknown}; expected some of {sorted(known)}")

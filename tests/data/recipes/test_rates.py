@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from ranking.data.recipes.rates import RatesConfig, append_rates
 from ranking.errors import InputError
@@ -90,10 +91,32 @@ def test_every_label_has_its_own_columns_and_the_seed_moves_the_folds_alone() ->
         ({"labels": ["poor"]}, r"recipe.rates.labels: got \['poor'\]; expected some of"),
         ({"keys": [["job", "size"]]}, r"recipe.rates.keys: got \['size'\]; expected some of"),
         ({"keys": [["rich"]]}, r"recipe.rates.keys: got \['rich'\]; expected some of"),
-        ({"buckets": {"age": {"column": "job", "boundaries": [1]}}}, r"recipe.rates.buckets.age: got 'age' of 'job'"),
-        ({"buckets": {"band": {"column": "size", "boundaries": [1]}}}, r"buckets.band: got 'band' of 'size'; expected"),
+        ({"buckets": {"age": {"column": "job", "boundaries": [1]}}}, r"recipe.rates: got \['age'\] twice"),
+        (
+            {"buckets": {"band": {"column": "size", "boundaries": [1]}}},
+            r"buckets.band.column: got \['size'\]; expected some of",
+        ),
+        (
+            {"buckets": {"band": {"column": "rich", "boundaries": [1]}}},
+            r"buckets.band.column: got \['rich'\]; expected some of",
+        ),
+        ({"labels": ["age"]}, r"recipe.rates.labels: got \['age'\]; expected some of \['old', 'rich'\]"),
+        ({"keys": [["age", "job"], ["age"], ["age", "job"]]}, r"got \['rich_by_age_job'\] twice"),
+        ({"keys": [["old"]]}, r"recipe.rates.keys: got \['old'\]; expected some of"),
     ],
 )
-def test_a_name_that_there_is_not_is_refused(settings: dict[str, object], message: str) -> None:
+def test_a_name_that_cannot_be_meant_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        append_rates(splits(), config(("age",), **settings))
+        append_rates(splits(), config(("age",), **settings), hidden=["old"])
+
+
+def test_training_rows_must_fill_two_folds() -> None:
+    tables = {name: table.slice(0, 1) for name, table in splits().items()}
+    with pytest.raises(InputError, match=r"recipe.rates.folds: got 1 training rows; expected enough for two folds"):
+        append_rates(tables, config(("age",)))
+
+
+@pytest.mark.parametrize("boundaries", [[], [2, 1], [1, 1], [float("nan")], [float("inf")]])
+def test_boundaries_rise(boundaries: list[float]) -> None:
+    with pytest.raises(ValidationError, match="boundaries"):
+        config(("age",), buckets={"band": {"column": "age", "boundaries": boundaries}})

@@ -117,6 +117,9 @@ def test_cells_of_an_earlier_report_stay_in_it_under_their_revision(base) -> Non
     assert len(revisions) == 16
     assert [cell for cell, revision in revisions.items() if not revision.startswith("old")] == [(1, "omoe")]
     assert "Unfinished" not in (report / "census.md").read_text()
+    more = study(base, "--runs=5", "--group=income", "--model=omoe", f"--report={report}", f"--output={report.parent}")
+    assert more.exit_code == 0, more.output
+    assert "Unfinished: 15 of 16 cells" in (report / "census.md").read_text()
 
 
 def test_more_runs_are_added_to_those_there(base) -> None:
