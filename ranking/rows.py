@@ -100,7 +100,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The rows at `index` `[M]`, in that order."""
-        return self._each(lambda tensor: _taken(tensor, index), lambda ragged: ragged.take(index))
+        return self._each(lambda tensor: tensor.index_select(0, index), lambda ragged: ragged.take(index))
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows start .. stop-1, as views where tensors allow it."""
@@ -170,13 +170,6 @@ class Rows:
             index=tensor(self.index),
             weights=tensor(self.weights),
         )
-
-
-def _taken(tensor: Tensor, index: Tensor) -> Tensor:
-    """The rows at `index`. torch copies rows of float32 whole, but of int32 element by element."""
-    if tensor.dtype != torch.int32:
-        return tensor.index_select(0, index)
-    return tensor.view(torch.float32).index_select(0, index).view(torch.int32)
 
 
 def _permuted(
