@@ -37,7 +37,7 @@ class Parts:
         self.encoder = Encoder(self.schema, Transforms.load(str(place / "transforms"), self.schema))
         groups = np.flatnonzero(self.manifest.row_groups == GROUP)[:RUNS]
         self.pieces = [np.array([[group, 0, GROUP]]) for group in groups]
-        self.tables = [Decoder(self.manifest, Store()).read(piece) for piece in self.pieces]
+        self.tables = [Decoder(self.manifest, Store(), dictionaries=True).read(piece) for piece in self.pieces]
         self.index = [torch.arange(len(table)) for table in self.tables]
         self.rows = [self.encoder.rows(*pair) for pair in zip(self.tables, self.index, strict=True)]
         self.order = torch.randperm(len(self.rows[0]))
@@ -47,7 +47,7 @@ class Parts:
     def sides(self) -> Iterator[tuple[str, Work, Work]]:
         """Name, ours, and the other side."""
         parts: dict[str, Work] = {
-            "decode": lambda: [Decoder(self.manifest, Store()).read(piece) for piece in self.pieces],
+            "decode": lambda: [Decoder(self.manifest, Store(), dictionaries=True).read(piece) for piece in self.pieces],
             "encode": lambda: [self.encoder.rows(*pair) for pair in zip(self.tables, self.index, strict=True)],
             "shuffle": self._shuffle,
             "deal": lambda: Rows.interleave(self.rows, GROUP * RUNS // BATCH),

@@ -129,8 +129,11 @@ class Column:
             if missing is not None:
                 found[missing] = null
             return found, keys.null_count
+        places = stored.indices
+        if stored.null_count:
+            places = places.cast(pa.int64()).fill_null(-1)  # the last of `found`
         found = np.append(code(pc.cast(stored.dictionary, pa.large_string())), null)
-        return found.take(stored.indices.cast(pa.int64()).fill_null(-1).to_numpy()), stored.null_count
+        return found.take(places.to_numpy()), stored.null_count
 
     def _whole(self) -> pa.Array:
         values = _nan_to_null(self.values)

@@ -9,6 +9,7 @@ from functools import _lru_cache_wrapper, lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ranking.data.columns import Bool
@@ -132,7 +133,7 @@ class _RowGroups:
         def read() -> pa.Table:
             found = file.read_row_group(group, columns=stored, use_threads=False)
             for name in texts.intersection(stored):
-                found.column(name).validate(full=True)  # Arrow does not ask whether a dictionary has what pages name
+                _require_entries(found.column(name))
             return found
 
         table = self._store.attempt(shard.url, what, read)
@@ -199,10 +200,25 @@ def _is_dictionary(kind: pa.DataType) -> bool:
     return bool((kind.value_type if pa.types.is_list(kind) else kind) == _DICTIONARY)
 
 
+def _dictionaries(column: pa.ChunkedArray) -> list[pa.DictionaryArray]:
+    """The chunks, those of lists without their lists."""
+    values = (chunk.flatten() if pa.types.is_nested(chunk.type) else chunk for chunk in column.chunks)
+    return [part for part in values if pa.types.is_dictionary(part.type)]
+
+
+def _require_entries(column: pa.ChunkedArray) -> None:
+    """Raise ArrowInvalid where a damaged page names an entry that its dictionary has not: Arrow does not look."""
+    for part in _dictionaries(column):
+        ends = pc.min_max(part.indices)
+        low, high = ends["min"].as_py(), ends["max"].as_py()
+        if high is not None and not 0 <= low <= high < len(part.dictionary):
+            raise pa.ArrowInvalid(f"entries {low} to {high} of a dictionary of {len(part.dictionary)}")
+
+
 def _repeats(column: pa.ChunkedArray) -> bool:
     """Whether a dictionary is worth it: where values hardly repeat, Arrow made it of plain pages, slowly."""
-    parts = [chunk.values if pa.types.is_list(chunk.type) else chunk for chunk in column.chunks]
-    distinct = sum(len(part.dictionary) for part in parts if _is_dictionary(part.type))
+    parts = _dictionaries(column)
+    distinct = sum(len(part.dictionary) for part in parts)
     return distinct < _FEW or 2 * distinct <= sum(map(len, parts))
 
 
