@@ -214,6 +214,7 @@ STUDIES = {"synthetic/study.yaml", "synthetic/fast.yaml", "synthetic/architectur
 STUDIES |= {
     "census/study.yaml",
     "census/fast.yaml",
+    "census/fp32.yaml",
     "kuairand/warm_start.yaml",
     "synthetic/architectures_fast.yaml",
     "kuairand/fast.yaml",

@@ -41,7 +41,7 @@ def test_tiny_on_cpu_asks_for_nothing_that_needs_cuda(monkeypatch, tmp_path) -> 
 def test_documents_show_what_the_results_say(monkeypatch, tmp_path) -> None:
     case = {"unit": "rows/s", "ours": 2000, "other": 1000, "ratio_median": 2.0, "ratio_min": 1.9, "ratio_max": 2.1}
     cases = [{"case": "a: fp32"} | case, {"case": "b: bf16"} | case, {"case": "c", "failed": "out of memory"}]
-    machine = {"cpu": "x", "cores": 2, "load_average_before": 0.1}
+    machine = {"cpu": "x", "instructions": ["avx2"], "cores": 2, "load_average_before": 0.1}
     (tmp_path / "speed.json").write_text(json.dumps({"machine": machine, "cases": cases}))
     monkeypatch.setattr(document, "RESULTS", tmp_path)
     text = document.filled("before\n<!-- bench speed fp32 -->\nold\n<!-- /bench -->\nafter\n")
