@@ -111,6 +111,7 @@ class Store:
         """
 
         def opened() -> pq.ParquetFile:
+            """The file; known as a whole before some of its columns are asked for as dictionaries."""
             system, path = self._system(url)
             local = isinstance(system, LocalFileSystem)
             # Arrow merges the ranges it needs (pre_buffer); a cache below it would fetch bytes nobody reads.
