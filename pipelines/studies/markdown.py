@@ -15,6 +15,7 @@ NAMES = {
     "omoe": "OMoE",
     "mmoe": "MMoE",
     "mmoe_rates": "MMoE with rates",
+    "mmoe_trees": "MMoE with rates and trees",
     "cgc": "CGC",
     "ple": "PLE",
     "esmm": "ESMM",

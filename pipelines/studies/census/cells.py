@@ -173,7 +173,7 @@ def _seed(config: CensusStudyConfig, group: str, model: str) -> int:
 def _digest(config: CensusStudyConfig, group: str, model: str) -> str:
     """Of everything a trial depends on: other settings are another study."""
     space = {name: dimension.model_dump(mode="json") for name, dimension in config.space(group, model).items()}
-    fixed = [feature.model_dump(mode="json") for feature in config.schema_of(group, model in config.rates).features]
+    fixed = [feature.model_dump(mode="json") for feature in config.schema_of(group, config.made(model)).features]
     parts = [config.cell(group, model).model_dump(mode="json"), space, fixed, config.embedding_dim, config.seed]
     return hashlib.sha256(json.dumps([*parts, config.tuner.runs], sort_keys=True).encode()).hexdigest()[:8]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +16,9 @@ from ranking.models.zoo import ModelConfig
 from ranking.schema import DenseFeature, Feature, Frozen, Name, Schema, Task
 from ranking.tracking.runs import TrackingConfig
 from ranking.training.search import Dimension
+
+Made = Literal["rates", "trees"]
+"""Sections of the recipe that make columns of a label."""
 
 CAP = 2048
 """Hidden units of a layer at most, over all experts or tasks' networks [MMoE, section 4.3]."""
@@ -74,7 +77,9 @@ class CensusStudyConfig(Settings):
     common: dict[str, Any] = Field({}, description="Settings of every cell, by dotted path.")
     models: dict[Name, dict[str, Any]] = Field(min_length=1, description="The `model` section of every architecture.")
     spaces: dict[Name, dict[str, Dimension | None]] = Field({}, description="What is searched for one model alone.")
-    rates: tuple[Name, ...] = Field((), description="Models that read the recipe's rates of their main label, too.")
+    reads: dict[Name, tuple[Made, ...]] = Field(
+        {}, description="What models read beside the features: columns that the recipe makes of their main label."
+    )
     groups: dict[Name, GroupConfig] = Field(min_length=1)
     tuner: TunerConfig
     runs: int = Field(ge=2, description="From random initial weights, with the tuned settings.")
@@ -82,7 +87,7 @@ class CensusStudyConfig(Settings):
 
     @model_validator(mode="after")
     def _cells_are_valid(self) -> Self:
-        for key, names in (("spaces", set(self.spaces)), ("rates", set(self.rates))):
+        for key, names in (("spaces", set(self.spaces)), ("reads", set(self.reads))):
             if not names <= self.models.keys():
                 raise ValueError(f"{key}: got {sorted(names)}; expected some of {sorted(self.models)}")
         for group in self.groups:
@@ -90,7 +95,7 @@ class CensusStudyConfig(Settings):
                 space = self.space(group, model).items()
                 self.cell(group, model, {path: each.choices[0] if each.choices else each.low for path, each in space})
                 self.cell(group, model)
-                self.schema_of(group, model in self.rates)
+                self.schema_of(group, self.made(model))
         return self
 
     def cell(self, group: str, model: str, tuned: Mapping[str, Any] | None = None) -> Cell:
@@ -110,19 +115,23 @@ class CensusStudyConfig(Settings):
         wanted = {**self.groups[group].space, **self.spaces.get(model, {})}
         return {name: dimension for name, dimension in wanted.items() if dimension is not None}
 
-    def schema_of(self, group: str, rates: bool) -> Schema:
-        """Features, with those that only models in `rates` read or without, and the two tasks of a group."""
+    def made(self, model: str) -> tuple[Made, ...]:
+        """What a model reads beside the features."""
+        return self.reads.get(model, ())
+
+    def schema_of(self, group: str, made: Sequence[Made]) -> Schema:
+        """Features, the columns of `made`, and the two tasks of a group."""
         tasks = self.groups[group].tasks
-        columns = self._rates_of(str(tasks[0].label)) if rates else []
+        columns = [column for each in made for column in self._columns(each, str(tasks[0].label))]
         more = [DenseFeature(name=column, scale="standardise") for column in columns]
         return Schema(features=(*self.features, *more), tasks=tasks, embedding_dim=self.embedding_dim)
 
-    def _rates_of(self, label: str) -> list[str]:
-        rates = self.recipe.rates
-        if rates is None or label not in rates.labels:
-            got = None if rates is None else list(rates.labels)
-            raise ValueError(f"recipe.rates.labels: got {got}; expected {label!r} for the models in `rates`")
-        return rates.columns(label)
+    def _columns(self, made: Made, label: str) -> list[str]:
+        section = {"rates": self.recipe.rates, "trees": self.recipe.trees}[made]
+        if section is None or label not in section.labels:
+            got = None if section is None else list(section.labels)
+            raise ValueError(f"recipe.{made}.labels: got {got}; expected {label!r}, as `reads` says")
+        return section.columns(label)
 
 
 def _put(settings: dict[str, Any], path: str, value: Any) -> None:

@@ -24,6 +24,7 @@ FINDINGS = {
     "best": "the model's mean exceeds its published best",
     "tree": "MMoE's mean reaches a tuned gradient-boosted tree",
     "rates": "a model that also reads rates of its label among training rows reaches that tree in the mean",
+    "trees": "a model that also reads the log-odds of such trees reaches that tree in the mean",
     "pooled": "the mean probability of MMoE networks trained together reaches that tree",
     "order": "MMoE's mean is above, or below, the other model's as published",
     "rank": "the models' means are ordered as published (Kendall's tau)",
@@ -73,8 +74,9 @@ def _group(config: CensusStudyConfig, group: str, rows: Sequence[Row]) -> Iterat
     if REFERENCE not in runs:
         return
     yield _row("tree", settings.number, REFERENCE, Verdict(*mean(runs[REFERENCE]), settings.goal))
-    for model in (name for name in config.rates if name in runs):
-        yield _row("rates", settings.number, model, Verdict(*mean(runs[model]), settings.goal))
+    for model, made in config.reads.items():
+        if model in runs:
+            yield _row(made[-1], settings.number, model, Verdict(*mean(runs[model]), settings.goal))
     for row in (row for row in rows if row["model"] == REFERENCE and row["group"] == settings.number and "pool" in row):
         name = f"{REFERENCE} x {row['pool']}"
         yield _row("pooled", settings.number, name, Verdict(*mean(row[f"{main}_pooled_runs"]), settings.goal))

@@ -10,6 +10,8 @@ from pipelines.studies.census.findings import FINDINGS
 from pipelines.studies.census.published import PUBLISHED
 from pipelines.studies.markdown import NAMES, source, table
 from pipelines.studies.record import Record, Row
+from ranking.data.recipes.rates import RatesConfig
+from ranking.data.recipes.trees import TreesConfig
 
 _SHOWN = ("learning_rate", "epochs", "members")
 _MISSING = "not run yet"
@@ -64,18 +66,28 @@ scored on test, which chose nothing. Runs differ in initial weights and dropout;
 one order. The published figures are of 400 runs. All models read the same features: nominal columns embedded; numbers
 standardised, in piecewise-linear pieces, and their exact frequent values embedded. Cross layers on
 top of them: {_crosses(config)}. A run's weights are an exponential moving average over its steps.
-{_rates(config)}"""
+{_made(config)}"""
 
 
-def _rates(config: CensusStudyConfig) -> str:
-    if not config.rates or config.recipe.rates is None:
+def _made(config: CensusStudyConfig) -> str:
+    """What models in `reads` read, a line each."""
+    said = {"rates": _rates(config.recipe.rates), "trees": _trees(config.recipe.trees)}
+    lines = [f"- {NAMES[model]}: {'; '.join(said[each] for each in made)}." for model, made in config.reads.items()]
+    return "\n".join(["\nBeside these features:\n", *lines, ""]) if lines else ""
+
+
+def _rates(rates: RatesConfig | None) -> str:
+    if rates is None:
         return ""
-    rates = config.recipe.rates
-    names = " and ".join(NAMES[name] for name in config.rates)
-    return f"""Beside these, {names}: for {len(rates.keys)} columns and sets of columns, how often the main label
-holds among the training rows of the same values, smoothed; for a training row among the other
-{rates.folds - 1} of {rates.folds} folds.
-"""
+    return f"""for {len(rates.keys)} columns and sets of columns, how often the main label holds among the training
+  rows of the same values, smoothed; for a training row among the other {rates.folds - 1} of {rates.folds} folds"""
+
+
+def _trees(trees: TreesConfig | None) -> str:
+    if trees is None:
+        return ""
+    return f"""the main label's log-odds by {trees.iterations} boosted trees on the features alone; for a training row
+  by trees grown on the other {trees.folds - 1} of {trees.folds} folds, for others the mean of all"""
 
 
 def _crosses(config: CensusStudyConfig) -> int:

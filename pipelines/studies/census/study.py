@@ -48,7 +48,7 @@ def census(
     splits = cache(partial(load, config))
     for name in _some("model", model, config.models):
         for part in _some("group", group, config.groups):
-            for _ in finish(config, part, name, splits(part, name in config.rates)):
+            for _ in finish(config, part, name, splits(part, config.made(name))):
                 collect(config).write(config.report / "census.json")  # `--render` shows what a stop left
     record = collect(config)
     figures = write(config, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from pipelines.studies.census.config import CensusStudyConfig
+from pipelines.studies.census.config import CensusStudyConfig, Made
 from ranking.data.encode import Encoder
 from ranking.data.recipes.census import prepare_census
 from ranking.data.transforms import Transforms
@@ -44,9 +45,9 @@ class Splits(NamedTuple):
     test: Split
 
 
-def load(config: CensusStudyConfig, group: str, rates: bool) -> Splits:
-    """Encode a group's splits, with rates or without; every recipe's data set is written once into the output."""
-    schema = config.schema_of(group, rates)
+def load(config: CensusStudyConfig, group: str, made: Sequence[Made]) -> Splits:
+    """Encode a group's splits, with the columns of `made`; every recipe's data set is written once into the output."""
+    schema = config.schema_of(group, made)
     recipe = hashlib.sha256(config.recipe.model_dump_json().encode()).hexdigest()[:8]
     directory = config.output / "splits" / recipe
     if not directory.exists():

@@ -21,6 +21,7 @@ from pydantic import Field
 from ranking.data.hashing import hash_keys
 from ranking.data.recipes.rates import RatesConfig, append_rates
 from ranking.data.recipes.tables import read_table
+from ranking.data.recipes.trees import TreesConfig, append_trees
 from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
 
@@ -72,10 +73,13 @@ class CensusConfig(WriterConfig):
         description="Of the publisher's `census-income.test`; empty: any file will do.",
     )
     rates: RatesConfig | None = Field(None, description="Rates of labels among training rows, as columns.")
+    trees: TreesConfig | None = Field(None, description="Log-odds of boosted trees grown on training rows, as columns.")
 
 
 def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
-    """Write `<output>/split={train,validation,test}/`: 38 features, rates, and three labels, rows in their first order.
+    """Write `<output>/split={train,validation,test}/`: 38 features, rates and trees' log-odds, three labels.
+
+    Rows keep their first order.
 
     Args:
         source: directory with `train.parquet` and `test.parquet`, or with the publisher's `census-income.data` and
@@ -85,12 +89,14 @@ def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
 
     Raises:
         InputError: a file is missing, damaged or not the publisher's, lacks a column, or has one of another type; or
-            the rates name a column that there is not.
+            rates or trees name a column that there is not.
     """
     train, test = _read(source, config)
     validation = _half(test.num_rows, config.seed)
     splits = {"train": train, "validation": test.filter(validation), "test": test.filter(pc.invert(validation))}
     splits = {name: _labelled(rows, source) for name, rows in splits.items()}
+    if config.trees:
+        splits = append_trees(splits, config.trees, hidden=_LABELS)
     if config.rates:
         splits = append_rates(splits, config.rates, hidden=_LABELS)
     tables = (rows.append_column("split", pa.repeat(name, len(rows))) for name, rows in splits.items())

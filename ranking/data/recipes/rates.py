@@ -15,16 +15,15 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from ranking.data.hashing import Int64, hash_keys
+from ranking.data.hashing import Int64
+from ranking.data.recipes.folds import Float64, append, folds, in_order, require_known, require_labels
 from ranking.errors import InputError
 from ranking.schema import Frozen
 
-Float64 = npt.NDArray[np.float64]
 Key = Annotated[tuple[str, ...], Field(min_length=1)]
 
 _CERTAIN = 1e-5  # rates nearer to 0 or 1 are taken for this, so that their log-odds stay finite
@@ -73,27 +72,20 @@ def append_rates(
         InputError: a label or a column is missing, a key holds a label, a name is taken, or training has too few rows.
     """
     _check(config, splits["train"].schema, {*hidden, *config.labels})
-    order = ["train", *(name for name in splits if name != "train")]
+    order = in_order(splits)
     names = dict.fromkeys(name for key in config.keys for name in key)
     codes = {name: _codes([splits[each] for each in order], name, config.buckets.get(name)) for name in names}
     found: dict[str, Float64] = {}
     for label in config.labels:
         rates = _rates(splits["train"][label].to_numpy().astype(np.float64), codes, config)
         found |= {_name(label, key): rate for key, rate in rates.items()}
-    start, appended = 0, {}
-    for name in order:
-        stop = start + len(splits[name])
-        appended[name] = _appended(splits[name], {column: rate[start:stop] for column, rate in found.items()})
-        start = stop
-    return appended
+    return append(splits, found)
 
 
 def _rates(label: Float64, codes: Mapping[str, Int64], config: RatesConfig) -> dict[Key, Float64]:
     """Log-odds `[N]` of every key over all rows; the first are those of training, with labels `[M]` of 0 and 1."""
     rows, train = len(next(iter(codes.values()))), len(label)
-    fold = (hash_keys(pa.array(np.arange(train)), config.seed) % np.uint64(config.folds)).astype(np.int64)
-    if np.unique(fold).size < 2:
-        raise InputError(f"recipe.rates.folds: got {train} training rows; expected enough for two folds")
+    fold = folds(train, config.folds, config.seed, "recipe.rates")
 
     @cache
     def groups(key: Key) -> Int64:
@@ -138,23 +130,12 @@ def _name(label: str, key: Key) -> str:
     return f"{label}_by_{'_'.join(key)}"
 
 
-def _appended(table: pa.Table, columns: Mapping[str, Float64]) -> pa.Table:
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(values.astype(np.float32)))
-    return table
-
-
 def _check(config: RatesConfig, schema: pa.Schema, hidden: Collection[str]) -> None:
     where, columns = "recipe.rates", set(schema.names) - set(hidden)
-    _known(f"{where}.labels", config.labels, [field.name for field in schema if pa.types.is_boolean(field.type)])
+    require_labels(where, config.labels, schema)
     for name, buckets in config.buckets.items():
-        _known(f"{where}.buckets.{name}.column", [buckets.column], columns)
-    _known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
+        require_known(f"{where}.buckets.{name}.column", [buckets.column], columns)
+    require_known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
     made = [*config.buckets, *(name for label in config.labels for name in config.columns(label))]
     if twice := [name for name, times in Counter([*made, *schema.names]).items() if times > 1]:
         raise InputError(f"{where}: got {sorted(twice)} twice; expected a name of its own for every column and bucket")
-
-
-def _known(where: str, names: Collection[str], known: Collection[str]) -> None:
-    if unknown := sorted(set(names) - set(known)):
-        raise InputError(f"{where}: got {unknown}; expected some of {sorted(known)}")

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 MODELS = [
     "mmoe",
     "mmoe_rates",
+    "mmoe_trees",
     "omoe",
     "shared_bottom",
     "single_task",
@@ -99,7 +100,7 @@ def test_what_was_learned_beats_chance(rows) -> None:
 def test_finished_runs_are_kept_and_an_unfinished_report_says_so(base) -> None:
     early, text = (base / "early.json").read_text(), (base / "early.md").read_text()
     assert (base / "output/cells/education-mmoe.json").read_text() == early
-    assert "Unfinished: 15 of 16 cells" in text
+    assert "Unfinished: 17 of 18 cells" in text
     assert "not run yet" in text
     assert "Unfinished" not in (base / "report/census.md").read_text()
 
@@ -114,12 +115,12 @@ def test_cells_of_an_earlier_report_stay_in_it_under_their_revision(base) -> Non
     assert result.exit_code == 0, result.output
     found = json.loads((report / "census.json").read_text())
     revisions = {(row["group"], row["model"]): row["revision"] for row in found["rows"] if row["part"] == "runs"}
-    assert len(revisions) == 16
+    assert len(revisions) == 18
     assert [cell for cell, revision in revisions.items() if not revision.startswith("old")] == [(1, "omoe")]
     assert "Unfinished" not in (report / "census.md").read_text()
     more = study(base, "--runs=5", "--group=income", "--model=omoe", f"--report={report}", f"--output={report.parent}")
     assert more.exit_code == 0, more.output
-    assert "Unfinished: 15 of 16 cells" in (report / "census.md").read_text()
+    assert "Unfinished: 17 of 18 cells" in (report / "census.md").read_text()
 
 
 def test_more_runs_are_added_to_those_there(base) -> None:
@@ -148,13 +149,21 @@ def test_every_finding_is_judged(rows) -> None:
     assert judged == {(finding, group) for finding in FINDINGS for group in (1, 2)}
 
 
-def test_only_the_models_named_so_read_rates_of_their_main_label(base) -> None:
+def test_models_read_what_the_recipe_makes_of_their_main_label_as_the_configuration_says() -> None:
     config = read(CensusStudyConfig, [ROOT / "configs/census/study.yaml"])
+    assert {model for model in config.models if config.made(model)} == {"mmoe_rates", "mmoe_trees"}
     for group, label in (("income", "income_50k"), ("education", "college")):
-        plain, more = (config.schema_of(group, rates) for rates in (False, True))
-        added = {feature.name for feature in more.dense} - {feature.name for feature in plain.dense}
-        assert added == set(config.recipe.rates.columns(label))
-        assert more.categorical == plain.categorical
+        plain, rates, trees = (config.schema_of(group, config.made(f"mmoe{name}")) for name in ("", "_rates", "_trees"))
+        added = [{number.name for number in more.dense[len(plain.dense) :]} for more in (rates, trees)]
+        assert added[0] == set(config.recipe.rates.columns(label))
+        assert added[1] == added[0] | set(config.recipe.trees.columns(label))
+        assert rates.categorical == trees.categorical == plain.categorical
+
+
+def test_columns_that_the_recipe_does_not_make_are_refused(tmp_path) -> None:
+    (tmp_path / "less.yaml").write_text("recipe: {trees: {labels: [college]}}")
+    with pytest.raises(InputError, match=r"recipe.trees.labels: got \['college'\]; expected 'income_50k'"):
+        read(CensusStudyConfig, [ROOT / "configs/census/study.yaml", tmp_path / "less.yaml"])
 
 
 def test_a_finding_holds_only_with_its_whole_interval() -> None:
