@@ -65,7 +65,7 @@ check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration sc
 
 bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.throughput --sides rechub "rechub, medium" --processes 1 --precision fp32 --name throughput_rechub
-	for name in step throughput scaling parts loader checkpoint serving settings precision document; do $(BIN)/python -m benchmarks.$$name || exit; done
+	for name in step throughput scaling parts loader checksums checkpoint serving settings precision document; do $(BIN)/python -m benchmarks.$$name || exit; done
 	$(if $(filter cuda,$(DEVICE)),$(BIN)/python -m benchmarks.gpu)
 
 schema: .venv/cpu  ## write configs/schema.json

@@ -1,8 +1,8 @@
 """Everything of benchmarks/ on one CUDA machine, in one command: writes benchmarks/results/gpu-<chip>.json.
 
 Throughput for every placement of tables, fp32, TF32 and bf16, eager and compiled, with the share of time that waits
-for input and the device time by operator; then loader, checkpoints and serving. A case that fails is noted with its
-reason and the others go on. `--device cpu --tiny` runs the same code where no GPU is.
+for input and the device time by operator; then loader, checksums, checkpoints and serving. A case that fails is noted
+with its reason and the others go on. `--device cpu --tiny` runs the same code where no GPU is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoint, harness, launch, loader, throughput, workload
+from benchmarks import checkpoint, checksums, harness, launch, loader, throughput, workload
 from ranking.distributed.world import join
 from ranking.errors import InputError
 
@@ -84,10 +84,10 @@ def others(options: argparse.Namespace) -> Iterator[dict[str, object]]:
         batch=max(options.batch),
         rounds=options.rounds,
         kinds=options.kinds,
-        section="all",
         table_rows=options.table_rows,
     )
     yield from loader.cases(sizes)
+    yield from (checksums.case(source, sizes) for source in loader.local(sizes))
     with tempfile.TemporaryDirectory() as folder:
         with join(options.device) as world:
             yield from checkpoint.cases(sizes, world, Path(folder))

@@ -1,9 +1,7 @@
 """Rows per second from Parquet into batches, against plain decoding of the same files with as many threads.
 
 Ours: Loader and Encoder up to and including RankingBatch. The other side: pyarrow's `iter_batches`, one thread a file,
-nothing done with what it yields. Memory: the peak of a fresh process that reads 1x and 10x the rows. Checksums: every
-row group decoded with and without the check of every page's CRC, one right after the other, by the thread's CPU time;
-what that adds to a row, beside what the whole loader takes for one. Two runs of the loader would differ by more.
+nothing done with what it yields. Memory: the peak of a fresh process that reads 1x and 10x the rows.
 """
 
 from __future__ import annotations
@@ -13,13 +11,11 @@ import itertools
 import logging
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +29,6 @@ from ranking.batch import RankingBatch
 from ranking.data.encode import Encoder
 from ranking.data.loader import DataConfig, Loader
 from ranking.data.manifest import Manifest
-from ranking.data.parquet import Decoder
 from ranking.data.storage import Store
 from ranking.data.transforms import Transforms
 from ranking.schema import Schema
@@ -192,12 +187,8 @@ def buckets(places: list[Path]) -> Iterator[dict[str, Any] | None]:
 
 
 def cases(options: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Every kind locally, the first over S3, memory last; checksums alone where that is asked for."""
-    sources = [Source(kind, place, str(place), {}) for kind, place in _places(options, options.rows)]
-    for source in sources:
-        yield _checked(source, options)
-    if options.section == "checksums":
-        return
+    """Every kind locally, the first over S3, memory last."""
+    sources = local(options)
     for source, threads in itertools.product(sources, sorted({1, options.threads})):
         yield _rate(source, "local", threads, options)
     with buckets([sources[0].folder]) as access:
@@ -221,9 +212,10 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     yield found.summary()
 
 
-def _places(options: argparse.Namespace, rows: int) -> Iterator[tuple[str, Path]]:
-    for kind in itertools.islice(KINDS, options.kinds):
-        yield kind, write(kind, options.data, rows)
+def local(options: argparse.Namespace) -> list[Source]:
+    """Files of every kind on this machine."""
+    places = {kind: write(kind, options.data, options.rows) for kind in itertools.islice(KINDS, options.kinds)}
+    return [Source(kind, place, str(place), {}) for kind, place in places.items()]
 
 
 def _rate(source: Source, where: str, threads: int, options: argparse.Namespace) -> dict[str, object]:
@@ -232,54 +224,28 @@ def _rate(source: Source, where: str, threads: int, options: argparse.Namespace)
     return harness.alternate(name, "rows/s", *sides, rounds=options.rounds).summary()
 
 
-def _checked(source: Source, options: argparse.Namespace) -> dict[str, object]:
-    """Rows of the loader in a CPU second with the check and without, a figure for every reading of all row groups."""
-    rate = ours(source, options.threads, options.batch, verify=False, clock=time.process_time)
-    bare = statistics.median(rate() for _ in range(3))
-    case = harness.Case(f"{source.kind}, page checksums verified (ours) against not (other)", "rows/CPU-s")
-    for _ in range(10 * options.rounds):
-        case.ours.append(1 / (1 / bare + _check(source)))
-        case.other.append(bare)
-    return case.summary()
-
-
-def _check(source: Source) -> float:
-    """CPU seconds that the check of a row takes, in the median of all row groups."""
-    store = Store(source.options)
-    manifest = Manifest.build((f"{source.url}/*.parquet",), source.schema().columns(), store)
-    decoders = {
-        verify: Decoder(manifest, store, verify_checksums=verify, dictionaries=True) for verify in (True, False)
-    }
-    found = []
-    for group, rows in enumerate(manifest.row_groups.tolist()):
-        turns = (True, False) if group % 2 else (False, True)
-        reading = {verify: partial(decoders[verify].read, np.array([[group, 0, rows]])) for verify in turns}
-        seconds = {verify: harness.timed(read, time.thread_time) for verify, read in reading.items()}
-        found.append((seconds[True] - seconds[False]) / rows)
-    return statistics.median(found)
-
-
-def main() -> None:
-    harness.keep_memory()
-    parser = harness.arguments(__doc__ or "", rounds=5)
+def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
+    """A parser with what reading of these files takes."""
+    parser = harness.arguments(description, rounds)
     parser.set_defaults(rows=2 * FILES * GROUP)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--kinds", type=int, default=len(KINDS), help="how many kinds of columns")
-    parser.add_argument("--section", choices=["all", "checksums"], default="all")
-    options = parser.parse_args()
+    return parser
+
+
+def settings(options: argparse.Namespace) -> dict[str, object]:
+    """What the figures depend on."""
+    taken = {key: getattr(options, key) for key in ("rows", "rounds", "threads")}
+    return taken | {"row_group": GROUP, "epochs": EPOCHS, "environment": harness.KEEP_MEMORY}
+
+
+def main() -> None:
+    harness.keep_memory()
+    options = arguments(__doc__ or "", rounds=5).parse_args()
     before, began = harness.machine(), time.perf_counter()
     found = list(cases(options))
-    said = {
-        "rows": options.rows,
-        "row_group": GROUP,
-        "epochs": EPOCHS,
-        "rounds": options.rounds,
-        "threads": options.threads,
-    }
-    said |= {"environment": harness.KEEP_MEMORY}
-    name = "loader" if options.section == "all" else f"loader_{options.section}"
-    harness.report(name, before, said | {"seconds": round(time.perf_counter() - began)}, found)
+    harness.report("loader", before, settings(options) | {"seconds": round(time.perf_counter() - began)}, found)
 
 
 if __name__ == "__main__":

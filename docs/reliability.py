@@ -63,8 +63,7 @@ def _stall() -> str:
 
 
 def _checksums() -> str:
-    measured = _cases("loader_checksums") or _cases("loader")  # alone they are measured in more rounds
-    cases = [case for case in measured if "checksums verified" in case["case"]]
+    cases = _cases("checksums")
     if not cases:
         return MISSING
     costs = {case["case"].split(",")[0]: 1 - case["ratio_median"] for case in cases}
