@@ -16,10 +16,11 @@ import optuna
 from pydantic import Field
 
 from pipelines.studies.census.config import Cell, CensusStudyConfig
-from pipelines.studies.census.table import Splits
+from pipelines.studies.census.table import Splits, number
 from pipelines.studies.census.train import Numbers, Trained, areas
 from pipelines.studies.record import machine
 from ranking.errors import InputError
+from ranking.metrics import roc_auc
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
 from ranking.tracking.runs import git_revision
@@ -34,11 +35,14 @@ class Result(Frozen):
 
     Attributes:
         settings: what they were trained with.
+        digest: of what their rows depend on; empty: not known.
         validation: AUC `[R][T]` on validation rows.
         test: AUC `[R][T]` on test rows.
         pooled: AUC `[P][T]` on test rows of the mean probability over every `pool` runs that were trained together.
         pool: how many those are.
         reach: half the 95 % interval of the first run's AUC over samples of test rows, of every task.
+        trees: AUC of the trees' log-odds alone on the main task, of validation and test rows, where the model reads
+            them.
         seconds: of training and scoring them.
         trials: of the tuner behind the settings.
         revision: of the code that trained them; of several where it changed in between.
@@ -46,11 +50,13 @@ class Result(Frozen):
     """
 
     settings: dict[str, Any]
+    digest: str = ""
     validation: tuple[tuple[float, ...], ...] = ()
     test: tuple[tuple[float, ...], ...] = ()
     pooled: tuple[tuple[float, ...], ...] = ()
     pool: int = Field(1, ge=1)
     reach: tuple[float, ...] = ()
+    trees: tuple[float, ...] = ()
     seconds: float = 0.0
     trials: int = Field(0, ge=0)
     revision: str = ""
@@ -61,12 +67,13 @@ def finish(config: CensusStudyConfig, group: str, model: str, splits: Splits) ->
     """Tune, then train what is missing of the runs; the result after every part of them."""
     tuned, trials = tune(config, group, model, splits)
     cell = config.cell(group, model, tuned)
-    settings, file = cell.model_dump(mode="json"), path(config, group, model)
+    file, together = path(config, group, model), max(1, config.together // cell.members)
+    fresh = Result(settings=cell.model_dump(mode="json"), digest=_digest(_data(config, group, model)), pool=together)
     result = read(file)
-    together = max(1, config.together // cell.members)
-    if result is None or result.settings != settings or result.pool != together:
-        result = Result(settings=settings, pool=together)
-    result = result.model_copy(update={"trials": trials})
+    if result is None or any(getattr(result, name) != getattr(fresh, name) for name in ("settings", "digest", "pool")):
+        result = fresh
+    result = result.model_copy(update={"trials": trials, "trees": _trees(config, group, model, splits)})
+    _write(file, result)
     while (done := len(result.test)) < config.runs:
         seed = _seed(config, group, model) + _WEIGHTS + done
         result = _more(result, cell, splits, min(together, config.runs - done), seed)
@@ -89,7 +96,7 @@ def tune(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> t
     study = optuna.create_study(
         storage=f"sqlite:///{config.output / 'trials.db'}",
         sampler=optuna.samplers.GPSampler(seed=seed, n_startup_trials=wanted.startup_trials),
-        study_name=f"{group}-{model}-{_digest(config, group, model)}",
+        study_name=f"{group}-{model}-{_digest(_searched(config, group, model))}",
         direction="maximize",
         load_if_exists=True,
     )
@@ -153,6 +160,17 @@ def _reach(scores: Numbers, splits: Splits) -> tuple[float, ...]:
     return tuple((found.high - found.low) / 2 for found in intervals if found is not None)
 
 
+def _trees(config: CensusStudyConfig, group: str, model: str, splits: Splits) -> tuple[float, ...]:
+    if "trees" not in config.made(model) or config.recipe.trees is None:
+        return ()
+    label = str(config.groups[group].tasks[0].label)
+    return tuple(
+        roc_auc(number(splits.schema, split, name).numpy(), split.labels[:, 0].numpy())
+        for name in config.recipe.trees.columns(label)
+        for split in (splits.validation, splits.test)
+    )
+
+
 def _write(file: Path, result: Result) -> None:
     """Whole or not at all: the study may be stopped at any moment."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +188,22 @@ def _seed(config: CensusStudyConfig, group: str, model: str) -> int:
     return config.seed + int.from_bytes(hashlib.sha256(f"{group}/{model}".encode()).digest()[:2], "big") * 1000
 
 
-def _digest(config: CensusStudyConfig, group: str, model: str) -> str:
-    """Of everything a trial depends on: other settings are another study."""
+def _data(config: CensusStudyConfig, group: str, model: str) -> list[Any]:
+    """What a model's rows depend on."""
+    schema, made = config.schema_of(group, config.made(model)), config.made(model)
+    sections = config.recipe.model_dump(mode="json", exclude={"rates", "trees"} - set(made))
+    return [[feature.model_dump(mode="json") for feature in schema.features], config.embedding_dim, sections]
+
+
+def _searched(config: CensusStudyConfig, group: str, model: str) -> list[Any]:
+    """Everything a trial depends on: other settings are another study."""
     space = {name: dimension.model_dump(mode="json") for name, dimension in config.space(group, model).items()}
-    fixed = [feature.model_dump(mode="json") for feature in config.schema_of(group, config.made(model)).features]
-    parts = [config.cell(group, model).model_dump(mode="json"), space, fixed, config.embedding_dim, config.seed]
-    return hashlib.sha256(json.dumps([*parts, config.tuner.runs], sort_keys=True).encode()).hexdigest()[:8]
+    fixed = config.cell(group, model).model_dump(mode="json")
+    return [fixed, space, _data(config, group, model), config.seed, config.tuner.runs]
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _drawn(values: Mapping[Any, Any], label: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -77,7 +77,7 @@ class CensusStudyConfig(Settings):
     common: dict[str, Any] = Field({}, description="Settings of every cell, by dotted path.")
     models: dict[Name, dict[str, Any]] = Field(min_length=1, description="The `model` section of every architecture.")
     spaces: dict[Name, dict[str, Dimension | None]] = Field({}, description="What is searched for one model alone.")
-    reads: dict[Name, tuple[Made, ...]] = Field(
+    reads: dict[Name, Annotated[tuple[Made, ...], Field(min_length=1)]] = Field(
         {}, description="What models read beside the features: columns that the recipe makes of their main label."
     )
     groups: dict[Name, GroupConfig] = Field(min_length=1)
@@ -88,8 +88,11 @@ class CensusStudyConfig(Settings):
     @model_validator(mode="after")
     def _cells_are_valid(self) -> Self:
         for key, names in (("spaces", set(self.spaces)), ("reads", set(self.reads))):
-            if not names <= self.models.keys():
-                raise ValueError(f"{key}: got {sorted(names)}; expected some of {sorted(self.models)}")
+            if unknown := sorted(names - self.models.keys()):
+                raise ValueError(f"{key}: got {unknown}; expected some of {sorted(self.models)}")
+        for model, made in self.reads.items():
+            if len(set(made)) < len(made):
+                raise ValueError(f"reads.{model}: got {list(made)}; expected each once")
         for group in self.groups:
             for model in self.models:
                 space = self.space(group, model).items()

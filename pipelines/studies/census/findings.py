@@ -7,7 +7,7 @@ it moves all models together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,8 @@ FINDINGS = {
     "best": "the model's mean exceeds its published best",
     "tree": "MMoE's mean reaches a tuned gradient-boosted tree",
     "rates": "a model that also reads rates of its label among training rows reaches that tree in the mean",
-    "trees": "a model that also reads the log-odds of such trees reaches that tree in the mean",
+    "trees": "a model that reads rates and boosted trees' log-odds reaches that tree in the mean",
+    "beyond": "a model that reads rates and boosted trees' log-odds exceeds these log-odds in the mean",
     "pooled": "the mean probability of MMoE networks trained together reaches that tree",
     "order": "MMoE's mean is above, or below, the other model's as published",
     "rank": "the models' means are ordered as published (Kendall's tau)",
@@ -74,9 +75,7 @@ def _group(config: CensusStudyConfig, group: str, rows: Sequence[Row]) -> Iterat
     if REFERENCE not in runs:
         return
     yield _row("tree", settings.number, REFERENCE, Verdict(*mean(runs[REFERENCE]), settings.goal))
-    for model, made in config.reads.items():
-        if model in runs:
-            yield _row(made[-1], settings.number, model, Verdict(*mean(runs[model]), settings.goal))
+    yield from _reading(config, group, runs, rows)
     for row in (row for row in rows if row["model"] == REFERENCE and row["group"] == settings.number and "pool" in row):
         name = f"{REFERENCE} x {row['pool']}"
         yield _row("pooled", settings.number, name, Verdict(*mean(row[f"{main}_pooled_runs"]), settings.goal))
@@ -98,6 +97,19 @@ def _group(config: CensusStudyConfig, group: str, rows: Sequence[Row]) -> Iterat
             "value": float(tau),
             "p_value": float(p_value),
         }
+
+
+def _reading(
+    config: CensusStudyConfig, group: str, runs: Mapping[str, Sequence[float]], rows: Sequence[Row]
+) -> Iterator[Row]:
+    """Of the models that read what the recipe makes of labels."""
+    settings = config.groups[group]
+    for model in (name for name in config.reads if name in runs):
+        finding = "trees" if "trees" in config.made(model) else "rates"
+        yield _row(finding, settings.number, model, Verdict(*mean(runs[model]), settings.goal))
+        alone = [row[key] for row in rows if row["model"] == model if (key := f"{settings.main}_trees_test") in row]
+        for auc in alone:
+            yield _row("beyond", settings.number, model, Verdict(*mean(runs[model]), auc))
 
 
 def _row(finding: str, group: int, model: str, verdict: Verdict) -> dict[str, Any]:

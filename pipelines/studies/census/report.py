@@ -63,31 +63,36 @@ def _head(config: CensusStudyConfig, record: Record, runs: Sequence[Row]) -> str
 The publisher's test rows are split 1:1 at random into validation and test. A Gaussian process tunes every model in
 every group on the validation AUC of its main task; then each is trained from {config.runs} random initial weights and
 scored on test, which chose nothing. Runs differ in initial weights and dropout; those trained together see the rows in
-one order. The published figures are of 400 runs. All models read the same features: nominal columns embedded; numbers
+one order. The published figures are of 400 runs. All models read these features: nominal columns embedded; numbers
 standardised, in piecewise-linear pieces, and their exact frequent values embedded. Cross layers on
 top of them: {_crosses(config)}. A run's weights are an exponential moving average over its steps.
 {_made(config)}"""
 
 
 def _made(config: CensusStudyConfig) -> str:
-    """What models in `reads` read, a line each."""
+    """What some models read beside the features, a line each."""
     said = {"rates": _rates(config.recipe.rates), "trees": _trees(config.recipe.trees)}
-    lines = [f"- {NAMES[model]}: {'; '.join(said[each] for each in made)}." for model, made in config.reads.items()]
-    return "\n".join(["\nBeside these features:\n", *lines, ""]) if lines else ""
+    lines = []
+    for made, text in said.items():
+        if readers := [NAMES[model] for model in config.reads if made in config.made(model)]:
+            lines.append(f"- {', '.join(readers)}: {text}.")
+    chosen = "What is made of labels, and how, was chosen by hand on validation rows."
+    return "\n".join(["\nSome models read more than the features:\n", *lines, "", chosen, ""]) if lines else ""
 
 
 def _rates(rates: RatesConfig | None) -> str:
     if rates is None:
         return ""
-    return f"""for {len(rates.keys)} columns and sets of columns, how often the main label holds among the training
-  rows of the same values, smoothed; for a training row among the other {rates.folds - 1} of {rates.folds} folds"""
+    return f"""for {len(rates.keys)} columns and sets of columns, how often the main label holds among
+  the training rows of the same values, smoothed; for a training row among the other {rates.folds - 1} of {rates.folds}
+  folds"""
 
 
 def _trees(trees: TreesConfig | None) -> str:
     if trees is None:
         return ""
-    return f"""the main label's log-odds by {trees.iterations} boosted trees on the features alone; for a training row
-  by trees grown on the other {trees.folds - 1} of {trees.folds} folds, for others the mean of all"""
+    return f"""the main label's log-odds by boosted trees on the features alone, {trees.iterations} a fold; for a
+  training row by those grown on the other {trees.folds - 1} of {trees.folds} folds, for others by all in the mean"""
 
 
 def _crosses(config: CensusStudyConfig) -> int:
@@ -108,6 +113,7 @@ def _group(config: CensusStudyConfig, group: GroupConfig, runs: Sequence[Row]) -
     ]:
         yield "The mean probability over the runs that were trained together, as one model:\n"
         yield table(["model", "task", "networks", "best", "mean ± std", "models"], pooled)
+    yield from (_alone(row, main) for row in rows.values() if f"{main}_trees_test" in row)
     if any(f"{main}_sampling" in row for row in rows.values()):
         reach = max(row.get(f"{main}_sampling", 0.0) for row in rows.values())
         yield f"Other test rows would move an AUC of {main} by up to ± {reach:.4f} (95 %, DeLong), all models alike.\n"
@@ -128,6 +134,11 @@ def _pooled(row: Row, task: str) -> list[str]:
     count = str(len(row[f"{task}_pooled_runs"]))
     best, spread = f"{row[f'{task}_pooled_best']:.4f}", _spread(row, f"{task}_pooled")
     return [NAMES[row["model"]], task, str(row["pool"]), best, spread, count]
+
+
+def _alone(row: Row, task: str) -> str:
+    found = " and ".join(f"{row[f'{task}_trees_{split}']:.4f} on {split}" for split in ("validation", "test"))
+    return f"The trees' log-odds that {NAMES[row['model']]} reads, as a model of {task} of their own: {found}.\n"
 
 
 def _spread(row: Row, task: str) -> str:

@@ -24,6 +24,8 @@ def row(config: CensusStudyConfig, group: str, model: str, result: Result) -> Ro
             numbers |= {f"{name}_pooled_runs": np.array(result.pooled)[:, place].round(_DIGITS).tolist()}
         numbers |= {f"{name}_validation_mean": float(validation[:, place].mean())}
         numbers |= {f"{name}_sampling": result.reach[place]} if result.reach else {}
+    if result.trees:
+        numbers |= dict(zip((f"{names[0]}_trees_validation", f"{names[0]}_trees_test"), result.trees, strict=True))
     numbers[f"{names[1]}_with_best"] = float(test[test[:, 0].argmax(), 1])
     numbers |= {"wanted": config.runs, "trials": result.trials, "seconds": round(result.seconds, 1)}
     numbers |= {"revision": result.revision, "machine": result.machine}

@@ -62,6 +62,12 @@ def load(config: CensusStudyConfig, group: str, made: Sequence[Made]) -> Splits:
     return Splits(schema, int(sizes.sum()), train, validation, test)
 
 
+def number(schema: Schema, split: Split, name: str) -> Tensor:
+    """`[N]`, the first input of a dense feature."""
+    widths = {feature.name: feature.width for feature in schema.dense}
+    return split.dense[:, sum(widths[each] for each in list(widths)[: list(widths).index(name)])]
+
+
 class Lookup(nn.Module):
     """One table for all features and copies: a look-up is one gather, for any number of runs at once.
 

@@ -95,10 +95,12 @@ def prepare_census(source: Path, output: Path, config: CensusConfig) -> None:
     validation = _half(test.num_rows, config.seed)
     splits = {"train": train, "validation": test.filter(validation), "test": test.filter(pc.invert(validation))}
     splits = {name: _labelled(rows, source) for name, rows in splits.items()}
+    hidden = set(_LABELS)
     if config.trees:
-        splits = append_trees(splits, config.trees, hidden=_LABELS)
+        splits = append_trees(splits, config.trees, hidden)
+        hidden.update(name for label in config.trees.labels for name in config.trees.columns(label))  # know of labels
     if config.rates:
-        splits = append_rates(splits, config.rates, hidden=_LABELS)
+        splits = append_rates(splits, config.rates, hidden)
     tables = (rows.append_column("split", pa.repeat(name, len(rows))) for name, rows in splits.items())
     write_dataset(tables, output, "split", config)
 

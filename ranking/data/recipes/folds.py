@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -43,12 +44,27 @@ def append(splits: Mapping[str, pa.Table], columns: Mapping[str, Float64]) -> di
     return appended
 
 
+def is_number(kind: pa.DataType) -> bool:
+    """Whether values of this type have an order that says something."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def require_known(where: str, names: Collection[str], known: Collection[str]) -> None:
     """Raise InputError where a name is not among those known; `where` is the configuration's key."""
     if unknown := sorted(set(names) - set(known)):
         raise InputError(f"{where}: got {unknown}; expected some of {sorted(known)}")
 
 
-def require_labels(where: str, labels: Collection[str], schema: pa.Schema) -> None:
-    """Raise InputError where one is no boolean column."""
-    require_known(f"{where}.labels", labels, [field.name for field in schema if pa.types.is_boolean(field.type)])
+def require_labels(where: str, labels: Collection[str], train: pa.Table) -> None:
+    """Raise InputError where one is no boolean column, or has nulls."""
+    boolean = [field.name for field in train.schema if pa.types.is_boolean(field.type)]
+    require_known(f"{where}.labels", labels, boolean)
+    for label in labels:
+        if nulls := train[label].null_count:
+            raise InputError(f"{where}.labels: {label!r}: got {nulls} nulls; expected true or false in every row")
+
+
+def require_new(where: str, names: Collection[str], schema: pa.Schema) -> None:
+    """Raise InputError where two of the names, or a name and a column, are the same."""
+    if twice := [name for name, times in Counter([*names, *schema.names]).items() if times > 1]:
+        raise InputError(f"{where}: got {sorted(twice)} twice; expected a name of its own for everything made")

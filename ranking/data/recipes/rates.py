@@ -8,7 +8,6 @@ training. A rate of several columns is smoothed towards that of all but the last
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
@@ -20,8 +19,16 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ranking.data.hashing import Int64
-from ranking.data.recipes.folds import Float64, append, folds, in_order, require_known, require_labels
-from ranking.errors import InputError
+from ranking.data.recipes.folds import (
+    Float64,
+    append,
+    folds,
+    in_order,
+    is_number,
+    require_known,
+    require_labels,
+    require_new,
+)
 from ranking.schema import Frozen
 
 Key = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -69,9 +76,10 @@ def append_rates(
         hidden: columns that no key may hold, beside the labels of `config`.
 
     Raises:
-        InputError: a label or a column is missing, a key holds a label, a name is taken, or training has too few rows.
+        InputError: a label or a column is missing, a label has nulls, a bucket's column no numbers, a key holds a
+            label, a name is taken, or training has too few rows.
     """
-    _check(config, splits["train"].schema, {*hidden, *config.labels})
+    _check(config, splits["train"], {*hidden, *config.labels})
     order = in_order(splits)
     names = dict.fromkeys(name for key in config.keys for name in key)
     codes = {name: _codes([splits[each] for each in order], name, config.buckets.get(name)) for name in names}
@@ -130,12 +138,12 @@ def _name(label: str, key: Key) -> str:
     return f"{label}_by_{'_'.join(key)}"
 
 
-def _check(config: RatesConfig, schema: pa.Schema, hidden: Collection[str]) -> None:
-    where, columns = "recipe.rates", set(schema.names) - set(hidden)
-    require_labels(where, config.labels, schema)
+def _check(config: RatesConfig, train: pa.Table, hidden: Collection[str]) -> None:
+    where, columns = "recipe.rates", set(train.schema.names) - set(hidden)
+    numbers = [name for name in columns if is_number(train.schema.field(name).type)]
+    require_labels(where, config.labels, train)
     for name, buckets in config.buckets.items():
-        require_known(f"{where}.buckets.{name}.column", [buckets.column], columns)
+        require_known(f"{where}.buckets.{name}.column", [buckets.column], numbers)
     require_known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
     made = [*config.buckets, *(name for label in config.labels for name in config.columns(label))]
-    if twice := [name for name, times in Counter([*made, *schema.names]).items() if times > 1]:
-        raise InputError(f"{where}: got {sorted(twice)} twice; expected a name of its own for every column and bucket")
+    require_new(where, made, train.schema)

@@ -15,7 +15,16 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from ranking.data.recipes.folds import Float64, append, folds, in_order, require_known, require_labels
+from ranking.data.recipes.folds import (
+    Float64,
+    append,
+    folds,
+    in_order,
+    is_number,
+    require_known,
+    require_labels,
+    require_new,
+)
 from ranking.errors import InputError
 from ranking.schema import Frozen
 
@@ -27,14 +36,14 @@ class TreesConfig(Frozen):
 
     labels: tuple[str, ...] = Field(min_length=1)
     nominal: tuple[str, ...] = Field((), description="Columns of codes, whose order says nothing, beside all strings.")
-    folds: int = Field(10, ge=2)
-    iterations: int = Field(250, ge=1, description="Trees of a fold, one after another.")
-    learning_rate: float = Field(0.06, gt=0)
-    leaves: int = Field(63, ge=2, description="Of a tree, at most.")
-    leaf_rows: int = Field(40, ge=1, description="Of a leaf, at least.")
-    l2: float = Field(5.0, ge=0, description="Penalty of leaves.")
+    folds: int = Field(10, ge=2, le=1000)
+    iterations: int = Field(250, ge=1, le=100_000, description="Trees of a fold, one after another.")
+    learning_rate: float = Field(0.06, gt=0, le=1)
+    leaves: int = Field(63, ge=2, le=65_536, description="Of a tree, at most.")
+    leaf_rows: int = Field(40, ge=1, le=2**31 - 1, description="Of a leaf, at least.")
+    l2: float = Field(5.0, ge=0, allow_inf_nan=False, description="Penalty of leaves.")
     column_share: float = Field(0.4, gt=0, le=1, description="Of the columns, tried for every split.")
-    seed: int = Field(0, ge=0, description="Of the folds and the columns.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the folds and the columns.")
 
     def columns(self, label: str) -> list[str]:
         """Names of the columns made of a label."""
@@ -48,23 +57,22 @@ def append_trees(
 
     Args:
         splits: tables of the same columns, `train` among them; the labels are boolean. The trees read every other
-            column.
+            column: numbers, and strings, of which the 254 most frequent of a column count.
         config: labels and settings.
         hidden: columns that the trees may not read, beside the labels of `config`.
 
     Raises:
-        InputError: a label or a nominal column is missing, or training has too few rows or labels of one value alone.
+        InputError: a label or a nominal column is missing, a label has nulls, a name is taken, there is no column to
+            read or one of another type, or training has too few rows or labels of one value alone.
     """
-    schema = splits["train"].schema
-    inputs = [name for name in schema.names if name not in {*hidden, *config.labels}]
-    require_labels("recipe.trees", config.labels, schema)
-    require_known("recipe.trees.nominal", config.nominal, inputs)
+    train, where = splits["train"], "recipe.trees"
+    inputs = [field for field in train.schema if field.name not in {*hidden, *config.labels}]
+    require_labels(where, config.labels, train)
+    require_known(f"{where}.nominal", config.nominal, [field.name for field in inputs])
+    require_new(where, [name for label in config.labels for name in config.columns(label)], train.schema)
     rows = _numbers([splits[name] for name in in_order(splits)], inputs, config)
-    found: dict[str, Float64] = {}
-    for label in config.labels:
-        odds = _log_odds(rows, splits["train"][label].to_numpy(), label, config)
-        found |= dict.fromkeys(config.columns(label), odds)
-    return append(splits, found)
+    odds = {label: _log_odds(rows, train[label].to_numpy(), label, config) for label in config.labels}
+    return append(splits, {name: odds[label] for label in config.labels for name in config.columns(label)})
 
 
 def _log_odds(
@@ -78,7 +86,7 @@ def _log_odds(
     for number in numbers:
         own = fold == number
         if np.unique(label[~own]).size < 2:
-            raise InputError(f"recipe.trees.labels: {name!r}: got one value alone; expected both among training rows")
+            raise InputError(f"recipe.trees.labels: {name!r}: got one value alone outside a fold; expected both")
         grown = _trees(config).fit(rows[:train][~own], label[~own])
         found[:train][own] = grown.decision_function(rows[:train][own])
         if len(rows) > train:
@@ -102,14 +110,18 @@ def _trees(config: TreesConfig) -> Any:
     )
 
 
-def _numbers(tables: list[pa.Table], inputs: list[str], config: TreesConfig) -> pd.DataFrame:
+def _numbers(tables: list[pa.Table], inputs: list[pa.Field], config: TreesConfig) -> pd.DataFrame:
     """The tables' rows, one after another: numbers as they are, nominal columns with the training rows' categories."""
+    if not inputs:
+        raise InputError("recipe.trees: got no column but labels; expected some to grow trees on")
     columns = {}
-    for name in inputs:
-        parts = [table[name].to_pandas() for table in tables]
+    for field in inputs:
+        if not (is_number(field.type) or pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            raise InputError(f"recipe.trees: column {field.name!r}: got {field.type}; expected numbers or strings")
+        parts = [table[field.name].to_pandas() for table in tables]
         values = pd.concat(parts, ignore_index=True)
-        if name in config.nominal or not pd.api.types.is_numeric_dtype(values):
+        if field.name in config.nominal or not is_number(field.type):
             known = parts[0].value_counts().index[:_VALUES]
             values = pd.Categorical.from_codes(known.get_indexer(values), known)
-        columns[name] = values
+        columns[field.name] = values
     return pd.DataFrame(columns)

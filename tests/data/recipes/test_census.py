@@ -102,6 +102,23 @@ def test_labels_are_made_and_what_they_are_made_of_is_gone(parquet: Path, tmp_pa
     assert len(rows.columns) == 38 + 3
 
 
+def test_what_is_made_of_labels_knows_of_no_other(parquet: Path, tmp_path: Path) -> None:
+    """Marriage says who is rich here, and the features nothing: neither rates nor trees may tell."""
+    draw = np.random.default_rng(0)
+    for name in ("train", "test"):
+        rich = draw.random(400) < 0.5
+        table = people(400).assign(income_50k=np.where(rich, "50000+.", "- 50000."), age=draw.integers(0, 90, 400))
+        table.assign(marital_stat=np.where(rich, "Never married", "Widowed")).to_parquet(parquet / f"{name}.parquet")
+    trees = {"labels": ["income_50k"], "folds": 3, "iterations": 20}
+    prepare_census(parquet, tmp_path / "set", CensusConfig.model_validate({"trees": trees}))
+    found = splits(tmp_path / "set")["test"]
+    assert abs(np.corrcoef(found.income_50k_by_trees, found.income_50k)[0, 1]) < 0.4
+    for key in ("never_married", "income_50k_by_trees"):
+        rates = {"labels": ["income_50k"], "keys": [[key]]}
+        with pytest.raises(InputError, match=rf"recipe.rates.keys: got \['{key}'\]; expected some of"):
+            prepare_census(parquet, tmp_path / key, CensusConfig.model_validate({"trees": trees, "rates": rates}))
+
+
 @pytest.mark.parametrize("archived", [False, True])
 def test_the_publishers_text_gives_what_parquet_gives(
     parquet: Path, text: Path, tmp_path: Path, archived: bool

@@ -91,7 +91,7 @@ def test_every_label_has_its_own_columns_and_the_seed_moves_the_folds_alone() ->
         ({"labels": ["poor"]}, r"recipe.rates.labels: got \['poor'\]; expected some of"),
         ({"keys": [["job", "size"]]}, r"recipe.rates.keys: got \['size'\]; expected some of"),
         ({"keys": [["rich"]]}, r"recipe.rates.keys: got \['rich'\]; expected some of"),
-        ({"buckets": {"age": {"column": "job", "boundaries": [1]}}}, r"recipe.rates: got \['age'\] twice"),
+        ({"buckets": {"age": {"column": "age", "boundaries": [1]}}}, r"recipe.rates: got \['age'\] twice"),
         (
             {"buckets": {"band": {"column": "size", "boundaries": [1]}}},
             r"buckets.band.column: got \['size'\]; expected some of",
@@ -99,6 +99,10 @@ def test_every_label_has_its_own_columns_and_the_seed_moves_the_folds_alone() ->
         (
             {"buckets": {"band": {"column": "rich", "boundaries": [1]}}},
             r"buckets.band.column: got \['rich'\]; expected some of",
+        ),
+        (
+            {"buckets": {"band": {"column": "job", "boundaries": [1]}}},
+            r"buckets.band.column: got \['job'\]; expected some of \['age'\]",
         ),
         ({"labels": ["age"]}, r"recipe.rates.labels: got \['age'\]; expected some of \['old', 'rich'\]"),
         ({"keys": [["age", "job"], ["age"], ["age", "job"]]}, r"got \['rich_by_age_job'\] twice"),

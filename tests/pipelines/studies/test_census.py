@@ -160,10 +160,46 @@ def test_models_read_what_the_recipe_makes_of_their_main_label_as_the_configurat
         assert rates.categorical == trees.categorical == plain.categorical
 
 
-def test_columns_that_the_recipe_does_not_make_are_refused(tmp_path) -> None:
-    (tmp_path / "less.yaml").write_text("recipe: {trees: {labels: [college]}}")
-    with pytest.raises(InputError, match=r"recipe.trees.labels: got \['college'\]; expected 'income_50k'"):
-        read(CensusStudyConfig, [ROOT / "configs/census/study.yaml", tmp_path / "less.yaml"])
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("recipe: {trees: {labels: [college]}}", r"recipe.trees.labels: got \['college'\]; expected 'income_50k'"),
+        ("recipe: {rates: null}", r"recipe.rates.labels: got None; expected 'income_50k'"),
+        ("reads: {mmoe_rates: []}", r"reads.mmoe_rates"),
+        ("reads: {mmoe_rates: [rates, rates]}", r"reads.mmoe_rates: got \['rates', 'rates'\]; expected each once"),
+        ("reads: {mmoe_all: [rates]}", r"reads: got \['mmoe_all'\]; expected some of"),
+    ],
+)
+def test_what_a_model_cannot_read_is_refused(overlay: str, message: str, tmp_path) -> None:
+    (tmp_path / "other.yaml").write_text(overlay)
+    with pytest.raises(InputError, match=message):
+        read(CensusStudyConfig, [ROOT / "configs/census/study.yaml", tmp_path / "other.yaml"])
+
+
+def test_the_report_says_which_models_read_more_and_what_the_trees_say_alone(base, rows) -> None:
+    text = (base / "report/census.md").read_text()
+    assert "- MMoE with rates, MMoE with rates and trees: for 68 columns" in text
+    assert "- MMoE with rates and trees: the main label's log-odds" in text
+    for row in (row for row in rows if row["part"] == "runs"):
+        main = {1: "income", 2: "education"}[row["group"]]
+        assert (f"{main}_trees_test" in row) == (row["model"] == "mmoe_trees")
+        if row["model"] == "mmoe_trees":
+            assert row[f"{main}_trees_test"] > 0.6
+            assert f"{row[f'{main}_trees_validation']:.4f} on validation and {row[f'{main}_trees_test']:.4f}" in text
+
+
+def test_runs_on_rows_of_another_recipe_are_made_anew(base, tmp_path) -> None:
+    arguments = ["--group=income", "--model=mmoe_trees", "--runs=2", f"--output={tmp_path}", f"--report={tmp_path}"]
+    cells = []
+    for trees in ("{iterations: 50}", "{iterations: 50}", "{iterations: 2}"):
+        (base / "trees.yaml").write_text(f"recipe: {{trees: {trees}}}")
+        result = study(base, "-c", str(base / "trees.yaml"), *arguments)
+        assert result.exit_code == 0, result.output
+        cells.append(json.loads((tmp_path / "cells/income-mmoe_trees.json").read_text()))
+    first, same, other = cells
+    assert first == same
+    assert first["digest"] != other["digest"]
+    assert first["test"] != other["test"]
 
 
 def test_a_finding_holds_only_with_its_whole_interval() -> None:
