@@ -19,7 +19,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 TARGETS ?= cpu gpu serving mlflow scheduler
 
 .DEFAULT_GOAL := help
-.PHONY: help train demo-retrain test faults studies-fast check bench schema docs images clean
+.PHONY: help train demo-retrain test faults studies-fast fast-simulated fast-kuairand fast-census check bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,11 +46,18 @@ faults: .venv/dev  ## the fault campaign: 500 injections into real jobs, docs/re
 
 FAST = -c configs/$(1)/study.yaml -c configs/$(1)/fast.yaml
 SIMULATED := -c configs/synthetic/architectures.yaml -c configs/synthetic/architectures_fast.yaml
-studies-fast: .venv/$(VARIANT)  ## every study, small: runs/studies-fast (CENSUS=directory of the publisher's files)
+studies-fast: .venv/$(VARIANT)  ## every study, small, two at a time: runs/studies-fast (CENSUS=directory of the publisher's files)
+	$(MAKE) --no-print-directory --jobs 2 fast-census fast-kuairand fast-simulated
+
+fast-simulated:
 	$(RUN) pipelines.study synthetic $(call FAST,synthetic)
 	$(RUN) pipelines.study impressions $(SIMULATED)
 	$(RUN) pipelines.study live $(SIMULATED)
+
+fast-kuairand:
 	$(RUN) pipelines.study kuairand $(call FAST,kuairand)
+
+fast-census:
 	if [ -d $(CENSUS) ]; then $(RUN) pipelines.study census $(call FAST,census) --source=$(CENSUS); \
 	else echo "census: skipped, $(CENSUS) is missing; expected the publisher's files, see configs/census/study.yaml"; fi
 
