@@ -15,7 +15,7 @@ from ranking.errors import InputError
 Float64 = npt.NDArray[np.float64]
 
 
-def folds(rows: int, count: int, seed: int, where: str) -> Int64:
+def assign(rows: int, count: int, seed: int, where: str) -> Int64:
     """`[rows]`, each training row's fold of `count`; `where` is the section of the configuration, for messages.
 
     Raises:

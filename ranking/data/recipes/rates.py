@@ -19,16 +19,8 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ranking.data.hashing import Int64
-from ranking.data.recipes.folds import (
-    Float64,
-    append,
-    folds,
-    in_order,
-    is_number,
-    require_known,
-    require_labels,
-    require_new,
-)
+from ranking.data.recipes import folds
+from ranking.data.recipes.folds import Float64, is_number
 from ranking.schema import Frozen
 
 Key = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -80,20 +72,20 @@ def append_rates(
             label, a name is taken, or training has too few rows.
     """
     _check(config, splits["train"], {*hidden, *config.labels})
-    order = in_order(splits)
+    order = folds.in_order(splits)
     names = dict.fromkeys(name for key in config.keys for name in key)
     codes = {name: _codes([splits[each] for each in order], name, config.buckets.get(name)) for name in names}
     found: dict[str, Float64] = {}
     for label in config.labels:
         rates = _rates(splits["train"][label].to_numpy().astype(np.float64), codes, config)
         found |= {_name(label, key): rate for key, rate in rates.items()}
-    return append(splits, found)
+    return folds.append(splits, found)
 
 
 def _rates(label: Float64, codes: Mapping[str, Int64], config: RatesConfig) -> dict[Key, Float64]:
     """Log-odds `[N]` of every key over all rows; the first are those of training, with labels `[M]` of 0 and 1."""
     rows, train = len(next(iter(codes.values()))), len(label)
-    fold = folds(train, config.folds, config.seed, "recipe.rates")
+    fold = folds.assign(train, config.folds, config.seed, "recipe.rates")
 
     @cache
     def groups(key: Key) -> Int64:
@@ -141,9 +133,9 @@ def _name(label: str, key: Key) -> str:
 def _check(config: RatesConfig, train: pa.Table, hidden: Collection[str]) -> None:
     where, columns = "recipe.rates", set(train.schema.names) - set(hidden)
     numbers = [name for name in columns if is_number(train.schema.field(name).type)]
-    require_labels(where, config.labels, train)
+    folds.require_labels(where, config.labels, train)
     for name, buckets in config.buckets.items():
-        require_known(f"{where}.buckets.{name}.column", [buckets.column], numbers)
-    require_known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
+        folds.require_known(f"{where}.buckets.{name}.column", [buckets.column], numbers)
+    folds.require_known(f"{where}.keys", [name for key in config.keys for name in key], [*columns, *config.buckets])
     made = [*config.buckets, *(name for label in config.labels for name in config.columns(label))]
-    require_new(where, made, train.schema)
+    folds.require_new(where, made, train.schema)

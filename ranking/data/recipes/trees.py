@@ -15,16 +15,8 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from ranking.data.recipes.folds import (
-    Float64,
-    append,
-    folds,
-    in_order,
-    is_number,
-    require_known,
-    require_labels,
-    require_new,
-)
+from ranking.data.recipes import folds
+from ranking.data.recipes.folds import Float64, is_number
 from ranking.errors import InputError
 from ranking.schema import Frozen
 
@@ -67,12 +59,12 @@ def append_trees(
     """
     train, where = splits["train"], "recipe.trees"
     inputs = [field for field in train.schema if field.name not in {*hidden, *config.labels}]
-    require_labels(where, config.labels, train)
-    require_known(f"{where}.nominal", config.nominal, [field.name for field in inputs])
-    require_new(where, [name for label in config.labels for name in config.columns(label)], train.schema)
-    rows = _numbers([splits[name] for name in in_order(splits)], inputs, config)
+    folds.require_labels(where, config.labels, train)
+    folds.require_known(f"{where}.nominal", config.nominal, [field.name for field in inputs])
+    folds.require_new(where, [name for label in config.labels for name in config.columns(label)], train.schema)
+    rows = _numbers([splits[name] for name in folds.in_order(splits)], inputs, config)
     odds = {label: _log_odds(rows, train[label].to_numpy(), label, config) for label in config.labels}
-    return append(splits, {name: odds[label] for label in config.labels for name in config.columns(label)})
+    return folds.append(splits, {name: odds[label] for label in config.labels for name in config.columns(label)})
 
 
 def _log_odds(
@@ -80,7 +72,7 @@ def _log_odds(
 ) -> Float64:
     """`[N]`; the first M of the rows are those of training, with labels `[M]`."""
     train = len(label)
-    fold = folds(train, config.folds, config.seed, "recipe.trees")
+    fold = folds.assign(train, config.folds, config.seed, "recipe.trees")
     numbers = np.unique(fold)
     found = np.zeros(len(rows))
     for number in numbers:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from ranking.data.recipes.folds import folds
+from ranking.data.recipes.folds import assign
 from ranking.data.recipes.trees import TreesConfig, append_trees
 from ranking.errors import InputError
 
@@ -77,7 +77,7 @@ def test_no_training_rows_log_odds_change_with_its_own_label(row: int) -> None:
 def test_trees_of_every_fold_score_the_rows_that_train_nothing(fold: int) -> None:
     """Only the trees of other folds know a row's label: were one fold's trees left out, one row would not matter."""
     tables = splits()
-    others = np.flatnonzero(folds(ROWS, 3, 0, "") != fold)
+    others = np.flatnonzero(assign(ROWS, 3, 0, "") != fold)
     label = tables["train"]["rich"].to_numpy().copy()
     label[others] = np.random.default_rng(1).permutation(label[others])
     noisy = {**tables, "train": tables["train"].set_column(3, "rich", pa.array(label))}
