@@ -179,7 +179,7 @@ def _columns(batch: RankingBatch, names: list[str], numbers: list[str]) -> dict[
     for place, ragged in enumerate(rows.lists):
         starts = ragged.lengths.cumsum(0) - ragged.lengths
         first[place][ragged.lengths > 0] = ragged.values[starts[ragged.lengths > 0]].long()
-    ids = dict(zip(names, [*rows.ids.t().long().contiguous(), *first], strict=True))
+    ids = dict(zip(names, [*rows.ids.long(), *first], strict=True))
     return ids | dict(zip(numbers, rows.dense.t().contiguous(), strict=True))
 
 

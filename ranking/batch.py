@@ -75,7 +75,7 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     size, flat = len(rows), len(rows) * len(single)
     per_key = [size] * len(single) + [len(ragged.values) for ragged in rows.lists]  # or TorchRec sums and reads them
     values = rows.ids.new_empty(sum(per_key))
-    values[:flat].view(len(single), size).copy_(rows.ids.t())  # a transpose and a concatenation in one copy
+    values[:flat].view_as(rows.ids).copy_(rows.ids)
     lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int32)
     if listed:
         torch.cat([ragged.values for ragged in rows.lists], out=values[flat:])

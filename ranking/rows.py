@@ -10,9 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-_OnTensor = Callable[[Tensor], Tensor]
+_OnTensor = Callable[[Tensor, int], Tensor]
 _OnRagged = Callable[["Ragged"], "Ragged"]
-_TENSORS = ("ids", "dense", "labels", "observed", "masks", "groups", "index", "weights")
+_AXES = {"ids": 1} | dict.fromkeys(("dense", "labels", "observed", "masks", "groups", "index", "weights"), 0)
+"""Every tensor of rows, and along which of its dimensions the rows lie."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Rows:
     """N encoded rows in schema order.
 
     Attributes:
-        ids: `[N, S]` int32 table rows of the S single-valued categorical features.
+        ids: `[S, N]` int32 table rows of the S single-valued categorical features, one feature after another as a
+            KeyedJaggedTensor has them.
         lists: the multi-hot features, in schema order.
         dense: `[N, D]` float32, scaled, never NaN.
         labels: `[N, T]` float32, 0 where not observed.
@@ -96,30 +98,36 @@ class Rows:
 
     def __len__(self) -> int:
         """Number of rows N."""
-        return self.ids.shape[0]
+        return len(self.index)
 
     def take(self, index: Tensor) -> Rows:
         """The rows at `index` `[M]`, in that order."""
-        return self._each(lambda tensor: tensor.index_select(0, index), lambda ragged: ragged.take(index))
+        places = index.numpy()  # numpy's gather of short rows is several times as fast as torch's
+        return self._each(
+            lambda tensor, axis: torch.from_numpy(tensor.numpy().take(places, axis)), lambda ragged: ragged.take(index)
+        )
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows start .. stop-1, as views where tensors allow it."""
-        return self._each(lambda tensor: tensor[start:stop], lambda ragged: ragged.slice(start, stop))
+        count = min(stop, len(self)) - start
+        return self._each(
+            lambda tensor, axis: tensor.narrow(axis, start, count), lambda ragged: ragged.slice(start, stop)
+        )
 
     def split(self, size: int) -> list[Rows]:
         """Runs of `size` rows, as views; `size` divides N. The cost of a run hardly grows with its rows."""
         runs = len(self) // size
         lists = zip(*(ragged.split(size) for ragged in self.lists), strict=True) if self.lists else [()] * runs
-        columns = zip(*(torch.split(getattr(self, name), size) for name in _TENSORS), strict=True)
+        columns = zip(*(torch.split(getattr(self, name), size, axis) for name, axis in _AXES.items()), strict=True)
         return [
-            Rows(lists=ragged, **dict(zip(_TENSORS, tensors, strict=True)))
+            Rows(lists=ragged, **dict(zip(_AXES, tensors, strict=True)))
             for ragged, tensors in zip(lists, columns, strict=True)
         ]
 
     def padding(self, count: int) -> Rows:
         """`count` zero-weight rows of the same widths: id 0, empty lists, zeros, nothing observed."""
         return Rows(
-            ids=self.ids.new_zeros(count, self.ids.shape[1]),
+            ids=self.ids.new_zeros(len(self.ids), count),
             lists=tuple(_empty(ragged, count) for ragged in self.lists),
             dense=self.dense.new_zeros(count, self.dense.shape[1]),
             labels=self.labels.new_zeros(count, self.labels.shape[1]),
@@ -135,7 +143,7 @@ class Rows:
         """All parts' rows, one part after another."""
         if len(parts) == 1:
             return parts[0]
-        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        columns = {name: torch.cat([getattr(part, name) for part in parts], axis) for name, axis in _AXES.items()}
         lists = tuple(Ragged.cat([part.lists[i] for part in parts]) for i in range(len(parts[0].lists)))
         return cls(lists=lists, **columns)
 
@@ -149,26 +157,20 @@ class Rows:
             return cls.cat(parts)
         size = len(parts[0]) // runs
 
-        def dealt(name: str) -> Tensor:
-            return torch.stack([getattr(part, name).unflatten(0, (runs, size)) for part in parts], 1).flatten(0, 2)
+        def dealt(name: str, axis: int) -> Tensor:
+            cut = [getattr(part, name).unflatten(axis, (runs, size)) for part in parts]
+            return torch.stack(cut, axis + 1).flatten(axis, axis + 2)
 
         lists = zip(*(part.lists for part in parts), strict=True)
         return cls(
             lists=tuple(Ragged.interleave(feature, runs) for feature in lists),
-            **{name: dealt(name) for name in _TENSORS},
+            **{name: dealt(name, axis) for name, axis in _AXES.items()},
         )
 
     def _each(self, tensor: _OnTensor, ragged: _OnRagged) -> Rows:
         return Rows(
-            ids=tensor(self.ids),
             lists=tuple(ragged(item) for item in self.lists),
-            dense=tensor(self.dense),
-            labels=tensor(self.labels),
-            observed=tensor(self.observed),
-            masks=tensor(self.masks),
-            groups=tensor(self.groups),
-            index=tensor(self.index),
-            weights=tensor(self.weights),
+            **{name: tensor(getattr(self, name), axis) for name, axis in _AXES.items()},
         )
 
 

@@ -33,7 +33,7 @@ def test_every_feature_finds_its_ids_under_its_name(schema: Schema, rows: Rows) 
     assert found.values().dtype == found.lengths().dtype == torch.int32
     assert found.keys() == ["user_id", "video_id", "tab", "recent"]
     for place, name in enumerate(["user_id", "video_id", "tab"]):
-        assert found[name].values().tolist() == rows.ids[:, place].tolist()
+        assert found[name].values().tolist() == rows.ids[place].tolist()
         assert found[name].lengths().tolist() == [1] * 9
         assert found[name].weights().tolist() == [1.0] * 9
     assert found["recent"].values().tolist() == rows.lists[0].values.tolist()

@@ -57,7 +57,7 @@ class Encoder:
             index: `[N]` int64 row numbers for messages; positions in `table` when left out.
 
         Returns:
-            ids `[N, S]` int32; the multi-hot features; dense `[N, D]` float32, never NaN.
+            ids `[S, N]` int32; the multi-hot features; dense `[N, D]` float32, never NaN.
 
         Raises:
             InputError: naming column and, where a value is to blame, its row and the value.
@@ -86,9 +86,9 @@ class Encoder:
         )
 
     def _features(self, block: Block) -> Features:
-        ids = np.empty((len(block), len(self._single)), np.int32)
+        ids = np.empty((len(self._single), len(block)), np.int32)
         for place, feature in enumerate(self._single):
-            ids[:, place] = self.ids(feature, block)
+            ids[place] = self.ids(feature, block)
         lists = tuple(self.ragged(feature, block) for feature in self._multi)
         dense, place = np.empty((len(block), self.schema.dense_width), np.float32), 0
         for number in self.schema.dense:

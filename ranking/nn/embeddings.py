@@ -36,7 +36,7 @@ class EmbeddingTables(nn.Module):
         """Look every feature up.
 
         Args:
-            sparse: ids `[B, S]` of single-valued features and the multi-hot lists, as in `Rows`.
+            sparse: ids `[S, B]` of single-valued features and the multi-hot lists, as in `Rows`.
 
         Returns:
             `[B, P, E]`: for each of the P prefixes all features' vectors in schema order.
@@ -46,14 +46,14 @@ class EmbeddingTables(nn.Module):
         return torch.stack(copies, dim=1)
 
     def _copy(self, prefix: str, ids: Tensor, lists: tuple[Ragged, ...]) -> Tensor:
-        columns, ragged = iter(ids.unbind(1)), iter(lists)
+        columns, ragged = iter(ids), iter(lists)
         vectors = [
             _pool(self.tables[prefix + feature.table_name], next(ragged))
             if feature.multi_hot
             else self.tables[prefix + feature.table_name][next(columns)]
             for feature in self.schema.categorical
         ]
-        return torch.cat(vectors, dim=1) if vectors else ids.new_zeros(len(ids), 0, dtype=torch.float32)
+        return torch.cat(vectors, dim=1) if vectors else ids.new_zeros(ids.shape[1], 0, dtype=torch.float32)
 
 
 def _pool(table: Tensor, ragged: Ragged) -> Tensor:

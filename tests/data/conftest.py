@@ -61,7 +61,7 @@ def encode_impressions() -> Callable[[pa.Table, torch.Tensor], Rows]:
             tags = pa.concat_arrays(tags.chunks)
         one = torch.ones(count, 1)
         return Rows(
-            ids=torch.tensor(table["row"].to_numpy()).view(count, 1).int(),
+            ids=torch.tensor(table["row"].to_numpy()).view(1, count).int(),
             lists=(
                 Ragged(
                     torch.tensor(tags.flatten().to_numpy()).int(), torch.tensor(np.diff(tags.offsets.to_numpy())).int()

@@ -31,7 +31,7 @@ def encoder_of(*features, fit=None, rows=10, tasks=(CLICK,), **options):
 def encode(feature, values, **options):
     """Table rows of one single-valued feature, and the counters."""
     encoder = encoder_of(feature, **options)
-    return encoder.features(pa.table({feature["name"]: values}))[0][:, 0].tolist(), encoder.counters
+    return encoder.features(pa.table({feature["name"]: values}))[0][0].tolist(), encoder.counters
 
 
 def lists(feature, values, extra=None, **options):

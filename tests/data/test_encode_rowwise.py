@@ -167,7 +167,7 @@ def test_the_vectorised_encoder_is_the_row_by_row_one(raw, cut, kinds):
         return row_of(value, feature["encoding"], ROWS, vocabulary, feature["encoding"].get("boundaries"))
 
     singles = [f for f in FEATURES if f["kind"] == "categorical" and not f.get("multi_hot")]
-    assert found.tolist() == [[row(f, r[f["name"]]) for f in singles] for r in raw]
+    assert found.t().tolist() == [[row(f, r[f["name"]]) for f in singles] for r in raw]
     for feature, part in zip([f for f in FEATURES if f.get("multi_hot")], ragged, strict=True):
         pairs = [pairs_of(r[feature["name"]] or [], r["w"] if "weights" in feature else None) for r in raw]
         assert part.lengths.tolist() == [len(p) for p in pairs]

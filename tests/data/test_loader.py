@@ -49,7 +49,7 @@ def check_content(rows):
     tags = torch.where(real, rows.index % 3, 0)
     first = torch.repeat_interleave(rows.index, tags)
     place = torch.arange(len(first)) - torch.repeat_interleave(tags.cumsum(0) - tags, tags)
-    assert torch.equal(rows.ids[:, 0], torch.where(real, rows.index, 0))
+    assert torch.equal(rows.ids[0], torch.where(real, rows.index, 0))
     assert torch.equal(rows.dense[:, 0], torch.where(real, rows.index, 0) / 2)
     assert torch.equal(rows.lists[0].lengths, tags)
     assert torch.equal(rows.lists[0].values, first + place)

@@ -58,7 +58,7 @@ def test_every_other_row_comes_once_and_in_its_place_whatever_the_world_and_the_
         expected[np.isin(expected, list(lost))] = -1
         assert rows.index.tolist() == expected.tolist()
         assert torch.equal(rows.weights, (rows.index >= 0).float())
-        assert torch.equal(rows.ids[:, 0], rows.index.clamp(min=0))
+        assert torch.equal(rows.ids[0], rows.index.clamp(min=0))
 
 
 @pytest.fixture

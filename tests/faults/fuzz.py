@@ -134,7 +134,7 @@ def _unsound(rows: Rows, count: int, config: RunConfig, encoder: Encoder) -> str
     sizes = [encoder.transforms.table_rows(config.schema, f.table_name) for f in config.schema.categorical]
     single = [n for n, f in zip(sizes, config.schema.categorical, strict=True) if not f.multi_hot]
     several = [n for n, f in zip(sizes, config.schema.categorical, strict=True) if f.multi_hot]
-    columns = [*zip(rows.ids.T, single, strict=True), *zip((r.values for r in rows.lists), several, strict=True)]
+    columns = [*zip(rows.ids, single, strict=True), *zip((r.values for r in rows.lists), several, strict=True)]
     for ids, size in columns:
         if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < size):
             return f"an id outside its table of {size} rows"

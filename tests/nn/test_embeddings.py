@@ -22,7 +22,7 @@ SCHEMA = Schema.model_validate(
     }
 )
 ROWS = {"user": 4, "video": 6}
-IDS = torch.tensor([[3, 5], [0, 1]])  # user, video
+IDS = torch.tensor([[3, 0], [5, 1]])  # users, videos
 LISTS = (Ragged(torch.tensor([2, 4]), torch.tensor([0, 2]), torch.tensor([0.5, 0.25])),)
 
 
@@ -51,4 +51,4 @@ def test_a_schema_without_categorical_features_gives_an_empty_block() -> None:
     schema = Schema.model_validate(
         {"features": [{"kind": "dense", "name": "x"}], "tasks": [{"name": "t", "label": "l"}]}
     )
-    assert EmbeddingTables(schema, {})((torch.zeros(5, 0, dtype=torch.int64), ())).shape == (5, 1, 0)
+    assert EmbeddingTables(schema, {})((torch.zeros(0, 5, dtype=torch.int64), ())).shape == (5, 1, 0)
