@@ -17,6 +17,7 @@ from ranking.errors import InputError
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32] | Float64
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _LAST_WHOLE = {pa.float16(): 2.0**11, pa.float32(): 2.0**24}  # from there on floats skip integers; others: 2^53
 
@@ -82,18 +83,19 @@ class Column:
         Raises:
             InputError: also for an infinite value, or one that float32 cannot hold.
         """
-        return self.finite_and_missing()[0]
+        return self.finite_and_missing()[0].astype(np.float64, copy=False)
 
-    def finite_and_missing(self) -> tuple[Float64, Bool | None]:
-        """What `finite` returns; and where it is NaN, `[N]`, None when nowhere."""
-        numbers = self.numbers()
+    def finite_and_missing(self) -> tuple[Float, Bool | None]:
+        """What `finite` returns; and where it is NaN, `[N]`, None when nowhere: then float32 stays what it is."""
+        whole = pa.types.is_float32(self.values.type) and not self.values.null_count
+        numbers: Float = self.values.to_numpy() if whole else self.numbers()
         low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)  # NaN if any is
         if -FLOAT32_MAX <= low and high <= FLOAT32_MAX:
             return numbers, None
         bad = np.abs(numbers) > FLOAT32_MAX
         if bad.any():
             raise self.bad(int(bad.argmax()), "a finite number that fits float32")
-        return numbers, np.isnan(numbers)
+        return numbers.astype(np.float64, copy=False), np.isnan(numbers)
 
     def keys(self) -> pa.Array:
         """`[N]` int64 or large_string, null where the value is null or NaN. Unsigned 64-bit keys keep their bits.

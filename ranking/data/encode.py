@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.codes import Count, KeyIndex, code_of
-from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float64, Int32, Lists
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float, Float64, Int32, Lists
 from ranking.data.hashing import Int64
 from ranking.data.targets import groups, targets
 from ranking.data.transforms import Statistics, Transforms, compress
@@ -157,18 +157,23 @@ def as_table(data: pa.Table | pd.DataFrame | Mapping[str, object]) -> pa.Table:
         raise InputError(f"{text}; expected numbers, strings or lists of them, one type a column") from None
 
 
-def _scale(feature: DenseFeature, fitted: Statistics, values: Float64) -> Float64:
+def _scale(feature: DenseFeature, fitted: Statistics, values: Float) -> Float:
     """`values` `[N]` by the feature's rule; all 0 where the fitted column was constant."""
     if feature.scale == "none":
         return values
     if fitted.minimum >= fitted.maximum:
         return np.zeros_like(values)
     if feature.scale == "minmax":
-        return np.clip((values - fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0, 1.0)
-    return np.clip((values - fitted.mean) / fitted.std, -FLOAT32_MAX, FLOAT32_MAX)
+        return np.clip(_minus(values, fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0, 1.0)
+    return np.clip(_minus(values, fitted.mean) / fitted.std, -FLOAT32_MAX, FLOAT32_MAX)
 
 
-def _pieces(feature: DenseFeature, ends: tuple[float, ...], values: Float64) -> npt.NDArray[np.float32]:
+def _minus(values: Float, number: float) -> Float64:
+    """The difference in float64: what a column is stored as must not show."""
+    return np.subtract(values, number, dtype=np.float64)
+
+
+def _pieces(feature: DenseFeature, ends: tuple[float, ...], values: Float) -> npt.NDArray[np.float32]:
     """How much of every piece `[N, pieces]` lies below the value; pieces that ties left out are always 0."""
     out, places = np.zeros((len(values), feature.pieces), np.float32), np.array(ends)
     with np.errstate(over="ignore"):  # a piece may be as narrow as float64 goes
@@ -189,7 +194,7 @@ def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool 
     weights, missing = lists.column.finite_and_missing()
     if missing is not None and (missing := missing if kept is None else missing & kept).any():
         raise lists.column.bad(int(missing.argmax()), "a number")
-    return weights if kept is None else weights[kept]
+    return (weights if kept is None else weights[kept]).astype(np.float64, copy=False)
 
 
 def _pooled(feature: CategoricalFeature, lengths: Int32, weights: Float64) -> npt.NDArray[np.float32]:

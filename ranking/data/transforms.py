@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeVar
 
 import fsspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ranking.data.columns import Block, Column, Float64
+from ranking.data.columns import Block, Column, Float, Float64
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import file_system
@@ -22,6 +23,7 @@ from ranking.errors import InputError
 from ranking.schema import MAX_ROWS, Bucketised, CategoricalFeature, DenseFeature, Frozen, Name, Schema, Vocabulary
 
 _Value = TypeVar("_Value")
+_Float = TypeVar("_Float", npt.NDArray[np.float32], Float64, Float)
 
 
 class Statistics(Frozen):
@@ -229,9 +231,9 @@ class _Fit:
         return keys if rows is None else keys.slice(0, rows - 1)
 
 
-def compress(feature: DenseFeature, values: Float64) -> Float64:
-    """The feature's `log1p`, if it has one, of the magnitude of `values` `[N]`, keeping the sign."""
-    return np.copysign(np.log1p(np.abs(values)), values) if feature.log1p else values
+def compress(feature: DenseFeature, values: _Float) -> _Float | Float64:
+    """The feature's `log1p`, if it has one, of the magnitude of `values` `[N]` in float64, keeping the sign."""
+    return np.copysign(np.log1p(np.abs(values, dtype=np.float64)), values) if feature.log1p else values
 
 
 def _ends(values: Float64, pieces: int) -> tuple[float, ...]:

@@ -327,6 +327,24 @@ def test_numbers_of_any_type(values):
     assert numbers(dense("x"), values, fit=[0.0, 2.0]) == [[0.5], [0.0]]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": "none"},
+        {"scale": "none", "log1p": True},
+        {"scale": "minmax"},
+        {"scale": "standardise", "log1p": True},
+        {"scale": "piecewise", "pieces": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("values", [[0.1, 1.7, -3.3], [0.1, float("nan"), 1.7], [0.1, None, 1.7]], ids=str)
+def test_numbers_do_not_depend_on_the_precision_they_are_stored_in(options, values):
+    single = pa.array(values, pa.float32())
+    fit = [0.3, 0.9, -1.1, 2.6]
+    assert numbers(dense("x", **options), single, fit) == numbers(dense("x", **options), single.cast(pa.float64()), fit)
+
+
 # Whole rows
 
 
