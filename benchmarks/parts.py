@@ -48,8 +48,7 @@ class Parts:
         """Name, ours, and the other side."""
         parts: dict[str, Work] = {
             "decode": lambda: [Decoder(self.manifest, Store(), dictionaries=True).read(piece) for piece in self.pieces],
-            "encode": lambda: [self.encoder.rows(*pair) for pair in zip(self.tables, self.index, strict=True)],
-            "shuffle": self._shuffle,
+            "encode, shuffled": self._encode,
             "deal": lambda: Rows.interleave(self.rows, GROUP * RUNS // BATCH),
             "batch": self._batches,
         }
@@ -66,9 +65,9 @@ class Parts:
             left -= sum(map(len, file.iter_batches(BATCH, columns=columns, use_threads=False)))
         self.plain_rows = self.count - left
 
-    def _shuffle(self) -> None:
-        for rows in self.rows:
-            rows.take(self.order)
+    def _encode(self) -> None:
+        for table, index in zip(self.tables, self.index, strict=True):
+            self.encoder.rows(table, index, self.order)
 
     def _lists(self, take: Callable[[Ragged, torch.Tensor], Ragged]) -> Work:
         return lambda: [take(ragged, self.order) for rows in self.rows for ragged in rows.lists]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -62,21 +63,26 @@ class Encoder:
         Raises:
             InputError: naming column and, where a value is to blame, its row and the value.
         """
-        return self._features(Block(table, None if index is None else index.numpy()))
+        block = Block(table, None if index is None else index.numpy())
+        return self._ids(block), self._lists(block), self._dense(block)
 
-    def rows(self, table: pa.Table, index: Tensor) -> Rows:
-        """Encode N rows whole; `index` `[N]` int64 are their numbers in the manifest.
+    def rows(self, table: pa.Table, index: Tensor, order: Tensor | None = None) -> Rows:
+        """Encode N rows whole.
+
+        Args:
+            table: with all of `schema.columns()`.
+            index: `[N]` int64, their numbers in the manifest.
+            order: `[M]` int64, which of them to return, and in what order; all as they stand when left out.
 
         Raises:
             InputError: as `features`, and for labels.
         """
         block = Block(table, index.numpy())
-        ids, lists, dense = self._features(block)
         labels, observed, masks = targets(self.schema, block, self._count)
-        return Rows(
-            ids=ids,
-            lists=lists,
-            dense=dense,
+        rows = Rows(
+            ids=torch.empty(0, len(block), dtype=torch.int32),
+            lists=self._lists(block),
+            dense=self._dense(block),
             labels=labels,
             observed=observed,
             masks=masks,
@@ -84,17 +90,28 @@ class Encoder:
             index=index,
             weights=torch.ones(len(block)),
         )
+        return replace(rows if order is None else rows.take(order), ids=self._ids(block, order))
 
-    def _features(self, block: Block) -> Features:
-        ids = np.empty((len(self._single), len(block)), np.int32)
+    def _ids(self, block: Block, order: Tensor | None = None) -> Tensor:
+        """`[S, M]`; every column is put in order while the cache has it."""
+        ids = np.empty((len(self._single), len(block) if order is None else len(order)), np.int32)
         for place, feature in enumerate(self._single):
-            ids[place] = self.ids(feature, block)
-        lists = tuple(self.ragged(feature, block) for feature in self._multi)
+            rows = self.ids(feature, block)
+            if order is None:
+                ids[place] = rows
+            else:  # "clip" only spares numpy a buffer: whatever lies outside has failed in `take`
+                rows.astype(np.int32).take(order.numpy(), out=ids[place], mode="clip")
+        return torch.from_numpy(ids)
+
+    def _lists(self, block: Block) -> tuple[Ragged, ...]:
+        return tuple(self.ragged(feature, block) for feature in self._multi)
+
+    def _dense(self, block: Block) -> Tensor:
         dense, place = np.empty((len(block), self.schema.dense_width), np.float32), 0
         for number in self.schema.dense:
             self.dense(number, block, dense[:, place : place + number.width])
             place += number.width
-        return torch.from_numpy(ids), lists, torch.from_numpy(dense)
+        return torch.from_numpy(dense)
 
     def ids(self, feature: CategoricalFeature, block: Block) -> Int64:
         """Table rows `[N]` of one single-valued feature; possibly read-only."""

@@ -27,8 +27,9 @@ from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Frozen
 
-Encode = Callable[[pa.Table, Tensor], Rows]
-"""Raw columns and their `[N]` int64 manifest row numbers to encoded rows; must accept a table without rows."""
+Encode = Callable[[pa.Table, Tensor, Tensor | None], Rows]
+"""Raw columns, their `[N]` int64 manifest row numbers and which to return `[M]` in what order (None: all as they
+stand) to encoded rows; must accept a table without rows."""
 
 Urls = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
@@ -179,20 +180,21 @@ class Loader:
         keep = len(shares) + 1 if self.plan.order == "shuffled" else 0  # lanes share row groups at their ends
         decoder = self.config.decoder(self.manifest, dictionaries=True, keep=keep)
         quarantine = self.quarantine or Quarantine(self.manifest, self.config.quarantine)
-        empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64))
+        empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64), None)
 
         def load(block: Block) -> Rows:
             """Decode and encode one block; damaged row groups leave rows of weight 0 in their places."""
             table, kept = decoder.salvage(block.pieces, quarantine.add)
-            numbers = self.plan.numbers(Block(block.pieces[kept]))
+            numbers = torch.from_numpy(self.plan.numbers(Block(block.pieces[kept])))
+            places = block.order()
+            order = None if places is None else torch.from_numpy(places)
             try:
-                rows = self.encode(table, torch.from_numpy(numbers))
+                if kept.all():
+                    return self.encode(table, numbers, order)
+                rows = _with_gaps(self.encode(table, numbers, None), block.pieces, kept)
             except RowError as error:
                 raise InputError(f"{self.manifest.place(error.row)}: {error}") from None
-            order = block.order()
-            if not kept.all():
-                rows = _with_gaps(rows, block.pieces, kept)
-            return rows if order is None else rows.take(torch.from_numpy(order))
+            return rows if order is None else rows.take(order)
 
         feeds = []
         for share in shares:

@@ -51,16 +51,16 @@ def write_shards() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def encode_impressions() -> Callable[[pa.Table, torch.Tensor], Rows]:
+def encode_impressions() -> Callable[[pa.Table, torch.Tensor, torch.Tensor | None], Rows]:
     """ids: the row's own number; one list: its tags; dense: x."""
 
-    def encode(table: pa.Table, index: torch.Tensor) -> Rows:
+    def encode(table: pa.Table, index: torch.Tensor, order: torch.Tensor | None) -> Rows:
         count = table.num_rows
         tags = table["tags"].combine_chunks()
         if isinstance(tags, pa.ChunkedArray):
             tags = pa.concat_arrays(tags.chunks)
         one = torch.ones(count, 1)
-        return Rows(
+        rows = Rows(
             ids=torch.tensor(table["row"].to_numpy()).view(1, count).int(),
             lists=(
                 Ragged(
@@ -75,6 +75,7 @@ def encode_impressions() -> Callable[[pa.Table, torch.Tensor], Rows]:
             index=index,
             weights=torch.ones(count),
         )
+        return rows if order is None else rows.take(order)
 
     return encode
 

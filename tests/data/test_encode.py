@@ -354,6 +354,25 @@ def test_rows_carry_their_index_and_weight_one():
     assert (rows.ids.shape, rows.lists, rows.dense.shape) == ((0, 2), (), (2, 1))
 
 
+@pytest.mark.parametrize("order", [[2, 0, 1], [1], [0, 0], []], ids=str)
+def test_rows_come_in_the_order_asked_for(order):
+    encoder = encoder_of(ids("f"), ids("v", "identity"), ids("m", multi_hot=True), dense("x"), fit={"x": [0.0, 9.0]})
+    columns = {"f": ["a", None, "b"], "v": [3, 1, 2], "m": [[1, 2], None, [3]], "x": [1.0, None, 3.0]}
+    table, index, places = pa.table(columns | {"click": [0, None, 1]}), torch.arange(7, 10), torch.tensor(order).long()
+    found, expected = encoder.rows(table, index, places), encoder.rows(table, index).take(places)
+    assert found.index.tolist() == [7 + place for place in order]
+    assert torch.equal(found.ids, expected.ids)
+    assert found.ids[1].tolist() == [columns["v"][place] for place in order]
+    assert torch.equal(found.dense, expected.dense)
+    assert torch.equal(found.lists[0].values, expected.lists[0].values)
+
+
+def test_an_order_of_rows_that_are_not_there_is_refused():
+    encoder = encoder_of(ids("v", "identity"))
+    with pytest.raises(IndexError):
+        encoder.rows(pa.table({"v": [3], "click": [0]}), torch.arange(1), torch.tensor([1]))
+
+
 def test_an_empty_table_encodes():
     encoder = encoder_of(
         ids("f", "identity"), ids("m", multi_hot=True, pooling="mean"), ids("v", "vocabulary"), dense("x")

@@ -160,10 +160,10 @@ def test_damage_met_in_a_thread_reaches_the_consumer_as_the_error_it_is(open_loa
 
 
 def test_an_error_of_the_encoder_reaches_the_consumer(open_loader, write_shards, encode_impressions):
-    def encode(table, index):
+    def encode(table, index, order):
         if 30 in index:
             raise InputError("column 'x', row 30: got -1; expected ids")
-        return encode_impressions(table, index)
+        return encode_impressions(table, index, order)
 
     with pytest.raises(InputError, match=r"^column 'x', row 30"):
         list(open_loader(write_shards([[20, 20]]), encode=encode))
@@ -196,9 +196,9 @@ def test_memory_stays_flat_however_large_the_data(
     def most_rows_held(groups):
         counts, peak = {"encoded": 0, "delivered": 0}, 0
 
-        def encode(table, index):
+        def encode(table, index, order):
             counts["encoded"] += len(index)
-            return encode_impressions(table, index)
+            return encode_impressions(table, index, order)
 
         url = write_shards([[group] * groups])
         for _ in open_loader(url, encode=encode, order=order, block=block, prefetch=prefetch):
