@@ -42,14 +42,14 @@ class Parts:
         self.rows = [self.encoder.rows(*pair) for pair in zip(self.tables, self.index, strict=True)]
         self.order = torch.randperm(len(self.rows[0]))
         self.count = sum(map(len, self.rows))
-        self.dealt = Rows.interleave(self.rows, GROUP * RUNS // BATCH)
+        self.dealt = Rows.deal(self.rows, GROUP * RUNS // BATCH)
 
     def sides(self) -> Iterator[tuple[str, Work, Work]]:
         """Name, ours, and the other side."""
         parts: dict[str, Work] = {
             "decode": lambda: [Decoder(self.manifest, Store(), dictionaries=True).read(piece) for piece in self.pieces],
             "encode, shuffled": self._encode,
-            "deal": lambda: Rows.interleave(self.rows, GROUP * RUNS // BATCH),
+            "deal": lambda: Rows.deal(self.rows, GROUP * RUNS // BATCH),
             "batch": self._batches,
         }
         for name, work in parts.items():
@@ -74,7 +74,7 @@ class Parts:
 
     def _batches(self) -> None:
         counts = torch.ones(len(self.schema.tasks))
-        for step, rows in enumerate(self.dealt.split(BATCH)):
+        for step, rows in enumerate(self.dealt):
             RankingBatch.build(self.schema, rows, counts, 0, step)
 
     def timed(self, work: Work) -> Callable[[], float]:

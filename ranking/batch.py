@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class RankingBatch(Pipelineable):
         sparse: ids of every categorical feature, single-valued ones first, keyed by feature name.
         dense: `[B, D]` float32.
         labels: `[B, T]` float32.
-        masks: `[B, T]` float32, the row's weight inside a task's sample space, 0 outside and on padding.
+        masks: `[B, T]` float32, 1 inside a task's sample space, 0 outside and on padding.
         counts: `[T]` sum of the masks over the global batch.
         epoch: passes over the data finished when this batch was planned.
         step: global step this batch is for, so that the position travels with the data (contract 5).
@@ -41,8 +42,7 @@ class RankingBatch(Pipelineable):
     @classmethod
     def build(cls, schema: Schema, rows: Rows, counts: Tensor, epoch: int, step: int) -> RankingBatch:
         """Batch of encoded rows; `counts` `[T]` are the mask sums over all ranks."""
-        masks = mask_weights(rows)
-        return cls(jagged(schema, rows), rows.dense, rows.labels, masks, counts, epoch, step, rows)
+        return cls(jagged(schema, rows), rows.dense, rows.labels, rows.masks.float(), counts, epoch, step, rows)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> RankingBatch:
         """The batch with its tensors on `device`; `rows` stays on the host."""
@@ -63,23 +63,22 @@ class RankingBatch(Pipelineable):
         return RankingBatch(**(values | {name: move(values[name]) for name in moved}))
 
 
-def mask_weights(rows: Rows) -> Tensor:
-    """`[N, T]` float32: the row's weight where it lies in the task's sample space, else 0."""
-    return rows.masks * rows.weights.unsqueeze(1)
+@lru_cache(4)
+def _ones(count: int) -> Tensor:
+    """`[count]` int32, shared by batches: nobody writes into lengths."""
+    return torch.ones(count, dtype=torch.int32)
 
 
 def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     """The rows' ids as one KeyedJaggedTensor, without a loop over rows."""
-    single = [f.name for f in schema.categorical if not f.multi_hot]
-    listed = [f.name for f in schema.categorical if f.multi_hot]
+    features = schema.categorical
+    single, listed = [f.name for f in features if not f.multi_hot], [f.name for f in features if f.multi_hot]
     size, flat = len(rows), len(rows) * len(single)
     per_key = [size] * len(single) + [len(ragged.values) for ragged in rows.lists]  # or TorchRec sums and reads them
-    values = rows.ids.new_empty(sum(per_key))
-    values[:flat].view_as(rows.ids).copy_(rows.ids)
-    lengths = torch.ones(len(single) + len(listed), size, dtype=torch.int32)
+    values, lengths = rows.ids.reshape(-1), _ones(flat)
     if listed:
-        torch.cat([ragged.values for ragged in rows.lists], out=values[flat:])
-        torch.stack([ragged.lengths for ragged in rows.lists], out=lengths[len(single) :])
+        values = torch.cat([values, *(ragged.values for ragged in rows.lists)])
+        lengths = torch.cat([lengths, *(ragged.lengths for ragged in rows.lists)])
     weights = None
     if schema.weighted:
         given = [ragged.weights for ragged in rows.lists if ragged.weights is not None]
@@ -87,7 +86,7 @@ def jagged(schema: Schema, rows: Rows) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(
         keys=single + listed,
         values=values,
-        lengths=lengths.view(-1),
+        lengths=lengths,
         weights=weights,
         stride=size,
         length_per_key=per_key,

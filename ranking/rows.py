@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Self
 
 import torch
@@ -46,13 +47,6 @@ class Ragged:
         weights = None if self.weights is None else self.weights[first:last]
         return Ragged(self.values[first:last], self.lengths[start:stop], weights)
 
-    def split(self, size: int) -> list[Ragged]:
-        """Runs of `size` rows, as views; `size` divides N."""
-        counts = self.lengths.view(-1, size).sum(1).tolist()
-        values, lengths = torch.split(self.values, counts), torch.split(self.lengths, size)
-        weights = [None] * len(counts) if self.weights is None else torch.split(self.weights, counts)
-        return [Ragged(*run) for run in zip(values, lengths, weights, strict=True)]
-
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Self:
         """All parts' rows, one part after another."""
@@ -60,13 +54,20 @@ class Ragged:
         return cls(torch.cat([p.values for p in parts]), torch.cat([p.lengths for p in parts]), weights)
 
     @classmethod
-    def interleave(cls, parts: Sequence[Ragged], runs: int) -> Self:
-        """As `Rows.interleave`."""
-        whole = cls.cat(parts)
-        lengths = whole.lengths.view(len(parts), runs, -1)
-        order = torch.arange(len(parts) * runs).view(len(parts), runs).t().flatten()
-        _, values, weights = _permuted(order, lengths.sum(2).flatten(), whole.values, whole.weights)
-        return cls(values, lengths.transpose(0, 1).flatten(), weights)
+    def deal(cls, parts: Sequence[Ragged], runs: int) -> list[Ragged]:
+        """As `Rows.deal`."""
+        lengths = torch.stack([part.lengths.view(runs, -1) for part in parts], 1)
+        counts = lengths.sum(2)
+        sizes = counts.t().tolist()
+
+        def dealt(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            cut = [torch.split(tensor, of) for tensor, of in zip(tensors, sizes, strict=True)]
+            pieces = list(chain.from_iterable(zip(*cut, strict=True)))  # run by run
+            return torch.split(torch.cat(pieces) if len(cut) > 1 else tensors[0], counts.sum(1).tolist())
+
+        weights = [part.weights for part in parts if part.weights is not None]
+        columns = dealt([part.values for part in parts]), lengths.flatten(1).unbind(0)
+        return list(map(cls, *columns, dealt(weights))) if weights else list(map(cls, *columns))
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Rows:
         dense: `[N, D]` float32, scaled, never NaN.
         labels: `[N, T]` float32, 0 where not observed.
         observed: `[N, T]` bool, label neither null nor NaN: the entire space.
-        masks: `[N, T]` bool, observed and inside the task's sample space.
+        masks: `[N, T]` bool, observed and inside the task's sample space; padding is in none.
         groups: `[N]` int64 GAUC group (user), 0 without one.
         index: `[N]` int64 row number in the manifest; -1 for padding.
         weights: `[N]` float32, 1 for a real row, 0 for padding.
@@ -114,16 +115,6 @@ class Rows:
             lambda tensor, axis: tensor.narrow(axis, start, count), lambda ragged: ragged.slice(start, stop)
         )
 
-    def split(self, size: int) -> list[Rows]:
-        """Runs of `size` rows, as views; `size` divides N. The cost of a run hardly grows with its rows."""
-        runs = len(self) // size
-        lists = zip(*(ragged.split(size) for ragged in self.lists), strict=True) if self.lists else [()] * runs
-        columns = zip(*(torch.split(getattr(self, name), size, axis) for name, axis in _AXES.items()), strict=True)
-        return [
-            Rows(lists=ragged, **dict(zip(_AXES, tensors, strict=True)))
-            for ragged, tensors in zip(lists, columns, strict=True)
-        ]
-
     def padding(self, count: int) -> Rows:
         """`count` zero-weight rows of the same widths: id 0, empty lists, zeros, nothing observed."""
         return Rows(
@@ -148,24 +139,22 @@ class Rows:
         return cls(lists=lists, **columns)
 
     @classmethod
-    def interleave(cls, parts: Sequence[Rows], runs: int) -> Rows:
-        """The first run of every part, then the second of every part, and so on.
+    def deal(cls, parts: Sequence[Rows], runs: int) -> list[Rows]:
+        """Batches, as views: the first run of every part, the second of every part, and so on.
 
-        All parts have as many rows, which `runs` divides; every tensor is copied once.
+        All parts have as many rows, which `runs` divides. Several parts are copied once, tensor by tensor, so that the
+        ids of every batch lie together; of one part nothing is copied.
         """
-        if len(parts) == 1 or runs == 1:
-            return cls.cat(parts)
-        size = len(parts[0]) // runs
 
-        def dealt(name: str, axis: int) -> Tensor:
-            cut = [getattr(part, name).unflatten(axis, (runs, size)) for part in parts]
-            return torch.stack(cut, axis + 1).flatten(axis, axis + 2)
+        def dealt(name: str, axis: int) -> tuple[Tensor, ...]:
+            cut = [getattr(part, name).unflatten(axis, (runs, -1)).movedim(axis, 0) for part in parts]
+            return (torch.cat(cut, axis + 1) if len(cut) > 1 else cut[0]).unbind(0)
 
-        lists = zip(*(part.lists for part in parts), strict=True)
-        return cls(
-            lists=tuple(Ragged.interleave(feature, runs) for feature in lists),
-            **{name: dealt(name, axis) for name, axis in _AXES.items()},
-        )
+        tensors = zip(*(dealt(name, axis) for name, axis in _AXES.items()), strict=True)
+        ragged = [Ragged.deal(feature, runs) for feature in zip(*(part.lists for part in parts), strict=True)]
+        lists = zip(*ragged, strict=True) if ragged else [()] * runs
+        batches = zip(lists, tensors, strict=True)
+        return [cls(lists=those, **dict(zip(_AXES, these, strict=True))) for those, these in batches]
 
     def _each(self, tensor: _OnTensor, ragged: _OnRagged) -> Rows:
         return Rows(

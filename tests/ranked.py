@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.assembly import Assembly
-from ranking.batch import RankingBatch, mask_weights
+from ranking.batch import RankingBatch
 from ranking.config import load
 from ranking.distributed.collectives import gather, sum_across
 from ranking.distributed.sharding import local_parts
@@ -45,7 +45,7 @@ def share_of(rows: Rows, world: World) -> Rows:
 def batch_of(parts: Assembly, rows: Rows, world: World, step: int = 0, epoch: int = 0) -> RankingBatch:
     """This rank's part of a global batch of `rows`, counted over all ranks."""
     own = share_of(rows, world)
-    counts = sum_across(mask_weights(own).sum(0).double(), world).float()
+    counts = sum_across(own.masks.sum(0).double(), world).float()
     return RankingBatch.build(parts.config.schema, own, counts, epoch, step).to(world.device)
 
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ranking.batch import RankingBatch, jagged, mask_weights
+from ranking.batch import RankingBatch, jagged
 from ranking.data.encode import Encoder
 from ranking.data.transforms import Transforms
 from ranking.rows import Rows
@@ -55,7 +55,7 @@ def test_without_weighted_features_ids_carry_no_weights(schema: Schema, rows: Ro
 
 
 def test_padding_and_rows_outside_the_space_weigh_nothing(schema: Schema, rows: Rows) -> None:
-    masks = mask_weights(rows)
+    masks = RankingBatch.build(schema, rows, torch.ones(len(schema.tasks)), epoch=0, step=0).masks
     assert masks.dtype == torch.float32
     assert masks[7:].sum() == 0
     assert masks[:7].tolist() == rows.masks[:7].float().tolist()
@@ -64,7 +64,7 @@ def test_padding_and_rows_outside_the_space_weigh_nothing(schema: Schema, rows: 
 
 
 def test_the_position_travels_with_the_data_when_it_moves(schema: Schema, rows: Rows) -> None:
-    batch = RankingBatch.build(schema, rows, counts=mask_weights(rows).sum(0), epoch=3, step=41)
+    batch = RankingBatch.build(schema, rows, counts=rows.masks.sum(0).float(), epoch=3, step=41)
     moved = batch.to(torch.device("meta"))
     assert (moved.epoch, moved.step) == (3, 41)
     assert {t.device.type for t in (moved.dense, moved.labels, moved.masks, moved.counts)} == {"meta"}

@@ -55,34 +55,37 @@ def test_slice_is_a_run_of_rows(start, stop, weighted):
     check_same(rows(range(6), weighted).slice(start, stop), rows(range(start, stop), weighted))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 6])
-def test_split_cuts_into_runs(size, weighted):
-    parts = rows(range(6), weighted).split(size)
-    assert len(parts) == 6 // size
-    for place, part in enumerate(parts):
-        check_same(part, rows(range(place * size, (place + 1) * size), weighted))
-
-
-def test_split_copies_nothing():
-    whole = rows(range(6))
-    assert whole.split(2)[1].ids.data_ptr() == whole.ids[:, 2:].data_ptr()
-    assert whole.split(2)[1].lists[0].values.data_ptr() == whole.lists[0].values[1:].data_ptr()
-
-
 def test_cat_puts_one_part_after_another(weighted):
     check_same(Rows.cat([rows([3, 1], weighted), rows([], weighted), rows([0], weighted)]), rows([3, 1, 0], weighted))
 
 
-def test_interleave_deals_the_runs_of_the_parts_in_turn(weighted):
-    dealt = Rows.interleave([rows([0, 1, 2, 3], weighted), rows([5, 4, 2, 0], weighted)], runs=2)
-    check_same(dealt, rows([0, 1, 5, 4, 2, 3, 2, 0], weighted))
-    check_same(Rows.interleave([rows([2, 0], weighted)], runs=2), rows([2, 0], weighted))
+def test_a_batch_has_a_run_of_every_part(weighted):
+    first, second = Rows.deal([rows([0, 1, 2, 3], weighted), rows([5, 4, 2, 0], weighted)], runs=2)
+    check_same(first, rows([0, 1, 5, 4], weighted))
+    check_same(second, rows([2, 3, 2, 0], weighted))
 
 
-def test_rows_without_lists_are_split_and_dealt():
+@pytest.mark.parametrize("runs", [1, 2, 3, 6])
+def test_one_part_is_cut_into_runs_without_a_copy(runs, weighted):
+    whole, size = rows(range(6), weighted), 6 // runs
+    parts = Rows.deal([whole], runs)
+    assert len(parts) == runs
+    for place, part in enumerate(parts):
+        check_same(part, rows(range(place * size, (place + 1) * size), weighted))
+    assert parts[-1].ids.data_ptr() == whole.ids[:, 6 - size :].data_ptr()
+    assert parts[-1].lists[0].values.untyped_storage().data_ptr() == whole.lists[0].values.untyped_storage().data_ptr()
+
+
+def test_rows_without_lists_are_dealt():
     whole = Rows(**{**rows(range(6)).__dict__, "lists": ()})
-    check_same(whole.split(3)[1], Rows(**{**rows(range(3, 6)).__dict__, "lists": ()}))
-    assert Rows.interleave([whole, whole], runs=3).index.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5]
+    assert [batch.index.tolist() for batch in Rows.deal([whole, whole], runs=3)] == [
+        [0, 1, 0, 1], [2, 3, 2, 3], [4, 5, 4, 5]
+    ]  # fmt: skip
+
+
+def test_the_ids_of_a_batch_lie_together():
+    batch = Rows.deal([rows(range(6)), rows(range(6))], runs=3)[1]
+    assert batch.ids.is_contiguous()
 
 
 def test_padding_weighs_nothing_and_observes_nothing(weighted):

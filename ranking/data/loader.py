@@ -146,12 +146,11 @@ class Loader:
 
     def __iter__(self) -> Generator[tuple[Position, Rows], None, None]:
         """A new stream from `start`; closing or dropping it ends its threads."""
-        width = self.plan.batch_size // self.size
         with _threads(1) as dealing, _threads(self.config.threads) as decoding:
             feeds = self._feeds(decoding)
 
             def deal(position: Position, steps: int) -> list[Rows]:
-                return Rows.interleave([feed.read(position.step, steps) for feed in feeds], steps).split(width)
+                return Rows.deal([feed.read(position.step, steps) for feed in feeds], steps)
 
             spans = ((position, dealing.submit(deal, position, steps)) for position, steps in self._spans())
             ahead = next(spans, None)
@@ -227,8 +226,10 @@ class _Feed:
         """The share's `[steps * width]` next rows, which stand at `step` of their epoch."""
         wanted = steps * self._width
         stored = min(max(self._rows - step * self._width, 0), wanted)
-        parts = [*self._take(stored), self._empty.padding(wanted - stored)]
-        return Rows.cat([part for part in parts if len(part)])
+        parts = list(self._take(stored))
+        if stored < wanted:
+            parts.append(self._empty.padding(wanted - stored))
+        return Rows.cat(parts)
 
     def _take(self, rows: int) -> Iterator[Rows]:
         while rows:

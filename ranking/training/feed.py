@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ranking.batch import RankingBatch, mask_weights
+from ranking.batch import RankingBatch
 from ranking.data.plan import Position
 from ranking.data.quarantine import Quarantine
 from ranking.distributed.collectives import gather, told
@@ -100,7 +100,7 @@ class Feed(Iterator[RankingBatch]):
         tasks = len(self._schema.tasks)
         status = torch.zeros(tasks + 3, dtype=torch.float64)
         if item is not None:
-            status[:tasks] = mask_weights(item[1]).sum(0)
+            status[:tasks] = item[1].masks.sum(0)
         status[tasks] = float(error is not None)
         status[tasks + 1] = float(self.stopping or (item is None and error is None))
         status[tasks + 2] = float(self._quarantine is not None and self._quarantine.pending)

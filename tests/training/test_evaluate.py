@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ranking.batch import mask_weights
 from ranking.distributed.world import World
 from ranking.training.evaluate import Evaluation
 from tests.launch import launch
@@ -28,7 +27,7 @@ def evaluated(world: World, files: list[Path]) -> tuple[Evaluation, dict]:
     undisturbed = state.model.training == before and torch.equal(rng, torch.get_rng_state())
     return found, {
         "undisturbed": undisturbed,
-        "masks": mask_weights(rows),
+        "masks": rows.masks.float(),
         "labels": rows.labels,
         "groups": rows.groups,
     }

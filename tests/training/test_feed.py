@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ranking.batch import mask_weights
 from ranking.data.plan import Position
 from ranking.distributed.world import World
 from ranking.errors import InputError
@@ -43,14 +42,14 @@ def feeds(world: World, files: list[Path]) -> dict:
     schema = parts.config.schema
     rows = encoded(parts, 96)
     own = share_of(masked(rows, 1, slice(0, 40)), world)
-    expected = mask_weights(masked(rows, 1, slice(0, 40))).sum(0)
+    expected = masked(rows, 1, slice(0, 40)).masks.sum(0).float()
 
     feed = Feed(Source(own, 3), schema, world, steps_per_epoch=10)
     batches = list(feed)
     found: dict = {
         "positions": [(batch.epoch, batch.step) for batch in batches],
         "counts": all(torch.equal(batch.counts, expected) for batch in batches),
-        "own": torch.equal(batches[0].labels, own.labels) and torch.equal(batches[0].masks, mask_weights(own)),
+        "own": torch.equal(batches[0].labels, own.labels) and torch.equal(batches[0].masks, own.masks.float()),
     }
     found["uneven"] = len(list(Feed(Source(own, 3 - world.rank), schema, world, 10)))
 
