@@ -26,6 +26,7 @@ KEEP_MEMORY = {  # glibc gives large blocks back to the system after every use a
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 28),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # glibc's
 }
 
 

@@ -40,7 +40,8 @@ def hash_keys(keys: pa.Array, seed: int = 0) -> UInt64:
     salt = splitmix64(np.array([seed % 2**64], np.uint64))[0] if seed else np.uint64(0)
     if pa.types.is_large_string(keys.type):
         return _strings(keys, salt)
-    return splitmix64(integers(keys).view(np.uint64) ^ salt)
+    bits = integers(keys).view(np.uint64)
+    return splitmix64(bits ^ salt if seed else bits)
 
 
 def integers(keys: pa.Array) -> Int64:

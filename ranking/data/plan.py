@@ -213,9 +213,12 @@ def permutation(key: int, count: int) -> Int64:
     places = np.arange(count, dtype=np.uint64)
     bits = np.uint64(max(count - 1, 0).bit_length())
     mask = (np.uint64(1) << bits) - np.uint64(1)
-    keys = splitmix64(places ^ splitmix64(np.array([key], np.uint64))) & ~mask | places
+    keys = splitmix64(places ^ splitmix64(np.array([key], np.uint64)))
+    keys &= ~mask
+    keys |= places
     keys.sort()
-    return (keys & mask).astype(np.int64)
+    keys &= mask
+    return keys.view(np.int64)
 
 
 def ranges(starts: Int64, stops: Int64) -> Int64:

@@ -34,12 +34,13 @@ def targets(schema: Schema, block: Block, count: Count) -> tuple[Tensor, Tensor,
     """
     shape = (len(block), len(schema.tasks))
     labels, observed, masks = np.zeros(shape, np.float32), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    found = {task.name: _label(task, block) for task in schema.tasks}
+    positive = {name: seen & (values == 1) for name, (values, seen) in found.items()}
     for place, task in enumerate(schema.tasks):
-        labels[:, place], observed[:, place] = _label(task, block)
-        count(f"{task.name}/unobserved", len(block) - int(observed[:, place].sum()))
-    positive = {task.name: observed[:, i] & (labels[:, i] == 1) for i, task in enumerate(schema.tasks)}
-    for place, task in enumerate(schema.tasks):
-        masks[:, place] = observed[:, place] & _space(schema, task, block, positive)
+        values, seen = found[task.name]
+        count(f"{task.name}/unobserved", len(block) - int(np.count_nonzero(seen)))
+        labels[:, place], observed[:, place] = values, seen
+        masks[:, place] = seen & _space(schema, task, block, positive)
     return torch.from_numpy(labels), torch.from_numpy(observed), torch.from_numpy(masks)
 
 

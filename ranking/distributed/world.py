@@ -72,7 +72,7 @@ def join(device: str, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Wo
     if _launched():
         die_with_parent()  # a worker whose agent is gone would train on, unseen
     if not _MALLOC & os.environ.keys():  # or else the user has chosen
-        keep_memory()
+        keep_memory(arrow="ARROW_DEFAULT_MEMORY_POOL" not in os.environ)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _place(device)
     store = _init(device, rank, size, timeout)

@@ -8,9 +8,11 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -38,6 +40,18 @@ def test_a_thread_that_gives_way_leaves_the_others_their_priority() -> None:
     assert niceness() == before
 
 
+def arrow_pool() -> str:
+    with join("cpu"):
+        return str(pa.default_memory_pool().backend_name)
+
+
+@GLIBC
+def test_arrow_takes_its_memory_from_glibc_unless_told_otherwise() -> None:
+    assert in_a_fresh_process(arrow_pool) == "system"
+    assert in_a_fresh_process(arrow_pool, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
+    assert in_a_fresh_process(arrow_pool, MALLOC_TRIM_THRESHOLD_="131072") != "system"
+
+
 def page_faults() -> int:
     """Of a hundred blocks of 64 MiB, one after another, in a job that has joined its world and run for a while."""
     with join("cpu"):
@@ -48,17 +62,18 @@ def page_faults() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def in_a_fresh_process(**variables: str) -> int:
-    allocators = ("MALLOC_", "GLIBC_", "LD_PRELOAD")
+def in_a_fresh_process(function: Callable[[], object], **variables: str) -> str:
+    allocators = ("MALLOC_", "GLIBC_", "ARROW_", "LD_PRELOAD")
     known = {name: value for name, value in os.environ.items() if not name.startswith(allocators)}
-    code = "from tests.distributed.test_process import page_faults; print(page_faults())"
+    name = function.__name__
+    code = f"from tests.distributed.test_process import {name}; print({name}())"
     command = [sys.executable, "-c", code]
-    return int(subprocess.check_output(command, env=known | environment(0, 1, 0) | variables, text=True))
+    return subprocess.check_output(command, env=known | environment(0, 1, 0) | variables, text=True).strip()
 
 
 @GLIBC
 def test_a_job_keeps_the_memory_it_freed() -> None:
-    assert in_a_fresh_process() < 1000
+    assert int(in_a_fresh_process(page_faults)) < 1000
 
 
 @GLIBC
@@ -67,7 +82,7 @@ def test_a_job_keeps_the_memory_it_freed() -> None:
     [{"MALLOC_MMAP_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}],  # its defaults
 )
 def test_a_user_who_has_chosen_for_malloc_keeps_the_choice(choice: dict[str, str]) -> None:
-    assert in_a_fresh_process(**choice) > 1000
+    assert int(in_a_fresh_process(page_faults, **choice)) > 1000
 
 
 @pytest.mark.parametrize(("limit", "left"), [(1 << 30, 1 << 30), (32 << 20, 32 << 20), (0, None)])
