@@ -70,10 +70,13 @@ check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration sc
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	$(BIN)/python -m pytest tests/test_architecture.py tests/docker
 
-bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json
-	$(BIN)/python -m benchmarks.throughput --sides rechub "rechub, medium" --processes 1 --precision fp32 --name throughput_rechub
-	for name in step throughput scaling parts loader checksums checkpoint serving settings precision document; do $(BIN)/python -m benchmarks.$$name || exit; done
-	$(if $(filter cuda,$(DEVICE)),$(BIN)/python -m benchmarks.gpu)
+ROUNDED = $(BIN)/python -m benchmarks.$(1) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json (ROUNDS=... turns a side)
+	$(call ROUNDED,throughput) --sides rechub "rechub, medium" --processes 1 --precision fp32 --name throughput_rechub
+	for name in step throughput scaling parts loader checksums checkpoint serving settings precision; do $(call ROUNDED,$$name) || exit; done
+	$(if $(filter cuda,$(DEVICE)),$(call ROUNDED,gpu))
+	$(BIN)/python -m benchmarks.document
 
 schema: .venv/cpu  ## write configs/schema.json
 	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json

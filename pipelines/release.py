@@ -1,4 +1,4 @@
-"""From a finished run to a registered challenger: test report, figures, artefact, model version."""
+"""From a finished run to a registered challenger: test report, artefact, model version."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
 from ranking.data.quarantine import Damage
 from ranking.distributed.collectives import lead, told
-from ranking.metrics import EvaluationReport, Predictions, reliability_curve
+from ranking.metrics import EvaluationReport
 from ranking.serving.artefact import export
-from ranking.tracking import figures
 from ranking.tracking.card import CardData, CardFacts, model_card
 from ranking.tracking.registry import Registry
-from ranking.tracking.runs import NullRun, git_revision
-from ranking.tracking.sharing import expert_health
+from ranking.tracking.runs import git_revision
 from ranking.training.checkpoint import Checkpoints, read_model
 from ranking.training.commits import Commit
 from ranking.training.evaluate import Evaluation
@@ -95,25 +93,6 @@ def require_pinned(config: RunConfig, manifest: Manifest) -> None:
         manifest.require(read_manifest(file))
 
 
-def draw(parts: Assembly, found: Evaluation, state: TrainState, run: NullRun) -> None:
-    """Every figure of the run, into MLflow and `figures/`."""
-    history = [entry.model_dump() for entry in state.progress.history]
-    drawn = {"auc_at_n_steps": figures.auc_curves(history)}
-    drawn |= {f"experts_{name.replace('.', '_')}": expert_health(history, name) for name in found.report.experts}
-    for name, weights in found.gates.items():
-        tasks = parts.config.schema.task_names if len(weights) > 1 else ("all tasks",)
-        drawn[f"gates_{name.replace('.', '_')}"] = figures.gate_distribution(dict(zip(tasks, weights, strict=True)))
-    if found.predictions is not None:
-        scored = _scored(found.predictions)
-        drawn["calibration"] = figures.calibration(_curves(scored))
-        drawn["scores"] = figures.histograms(scored)
-    folder = parts.config.output / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png")
-        run.log_figure(name, figure)
-
-
 def describe(parts: Assembly, manifest: Manifest, best: Commit, state: TrainState) -> str:
     """The model card."""
     config = parts.config
@@ -167,21 +146,6 @@ def _sample(parts: Assembly, manifest: Manifest) -> Any:
     rows = int(min(manifest.row_groups[manifest.row_groups > 0][0], _SAMPLE_ROWS))
     group = int(np.flatnonzero(manifest.row_groups)[0])
     return parts.config.data.decoder(manifest).read(np.array([[group, 0, rows]]))
-
-
-def _scored(found: Predictions) -> dict[str, figures.Scored]:
-    scored = {}
-    for i, (name, kind) in enumerate(zip(found.names, found.kinds, strict=True)):
-        inside = found.in_space[:, i]
-        scored[name] = figures.Scored(kind, found.labels[inside, i], found.scores[inside, i])
-    return scored
-
-
-def _curves(scored: dict[str, figures.Scored]) -> dict[str, Any]:
-    curves = {
-        name: reliability_curve(entry.scores, entry.labels) for name, entry in scored.items() if entry.kind == "binary"
-    }
-    return {name: (c.mean_score, c.mean_label, c.rows) for name, c in curves.items() if c is not None}
 
 
 def _write(path: Path, text: str) -> None:

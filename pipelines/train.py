@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pipelines.assembly import Assembly
 from pipelines.fit import Fit
 from pipelines.job import job, say
-from pipelines.release import describe, draw, pin, register, score_best, write_report
+from pipelines.release import describe, pin, register, score_best, write_report
 from pipelines.supervision import supervised
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
@@ -60,6 +60,8 @@ def release(fit: Fit, run: NullRun, test: Manifest) -> None:
     say(f"AUC@N-steps on validation, best at step {best.step}\n\n{auc_table(state.progress.history)}\n")
     write_report(parts, best, found, state)
     pin(parts.config, test)
+    from pipelines.pictures import draw  # matplotlib takes most of a second to import, and only this rank draws
+
     draw(parts, found, state, run)
     run.log_metrics({f"test/{name}": value for name, value in found.report.metrics().items()}, best.step)
     run.log_card(describe(parts, fit.manifest, best, state))
