@@ -1,7 +1,7 @@
 """From Parquet to a batch, part by part: CPU nanoseconds a row in one thread, against plain decoding of the same rows.
 
-`other` is pyarrow's `iter_batches`, which drops what it decoded; for lists also the shuffle as it was, by an index
-built in numpy.
+`other` is pyarrow's `iter_batches`, which drops what it decoded. A semicolon may also be followed by a way left:
+lists shuffled by an index built in numpy, ids row by row, dense rows gathered by torch, Arrow's own allocator.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from benchmarks import harness
 from benchmarks.loader import FILES, GROUP, Source, write
-from ranking.batch import RankingBatch
+from ranking.batch import RankingBatch, jagged
+from ranking.data.columns import Block
 from ranking.data.encode import Encoder
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
@@ -56,6 +58,15 @@ class Parts:
             yield f"{name}; plain decoding", work, self._plain
         if self.rows[0].lists:
             yield "shuffle of lists; by an index", self._lists(Ragged.take), self._lists(by_index)
+        else:
+            yield "ids to batches, column by column; row by row", self._by_column(), self._by_row
+            yield "decode, memory from glibc; from Arrow's allocator", parts["decode"], self._allocator(parts["decode"])
+        dense = [rows.dense for rows in self.rows]
+        yield (
+            "dense rows gathered by numpy; by torch",
+            lambda: [rows.numpy().take(self.order.numpy(), 0) for rows in dense],
+            lambda: [rows.index_select(0, self.order) for rows in dense],
+        )
 
     def _plain(self) -> None:
         file = Store().open(self.manifest.shards[0].url)
@@ -68,6 +79,39 @@ class Parts:
     def _encode(self) -> None:
         for table, index in zip(self.tables, self.index, strict=True):
             self.encoder.rows(table, index, self.order)
+
+    def _by_column(self) -> Work:
+        """The road of the loader, for ids and labels alone."""
+        schema = self.schema.model_copy(update={"features": self.schema.categorical})
+        encoder = Encoder(schema, Transforms.fit(schema, [self.tables[0].slice(0, 1)]))
+
+        def road() -> None:
+            rows = [encoder.rows(*pair, self.order) for pair in zip(self.tables, self.index, strict=True)]
+            for batch in Rows.deal(rows, GROUP * RUNS // BATCH):
+                jagged(schema, batch)
+
+        return road
+
+    def _by_row(self) -> None:
+        """The ids alone, a row's next to one another until the batch transposes them."""
+        features, parts = self.schema.categorical, []
+        for table in self.tables:
+            block = Block(table)
+            ids = np.empty((len(block), len(features)), np.int32)
+            for place, feature in enumerate(features):
+                ids[:, place] = self.encoder.ids(feature, block)
+            parts.append(torch.from_numpy(ids).index_select(0, self.order).unflatten(0, (GROUP * RUNS // BATCH, -1)))
+        for batch in torch.stack(parts, 1).flatten(1, 2):
+            batch.new_empty(batch.shape[::-1]).copy_(batch.t())
+
+    def _allocator(self, work: Work) -> Work:
+        def run() -> None:
+            before = pa.default_memory_pool()
+            pa.set_memory_pool(pa.mimalloc_memory_pool())
+            work()
+            pa.set_memory_pool(before)
+
+        return run
 
     def _lists(self, take: Callable[[Ragged, torch.Tensor], Ragged]) -> Work:
         return lambda: [take(ragged, self.order) for rows in self.rows for ragged in rows.lists]
