@@ -72,7 +72,7 @@ check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration sc
 
 ROUNDED = $(BIN)/python -m benchmarks.$(1) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json (ROUNDS=... turns a side)
+bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmarks/results/*.json (ROUNDS=... turns, or seeds)
 	$(call ROUNDED,throughput) --sides rechub "rechub, medium" --processes 1 --precision fp32 --name throughput_rechub
 	for name in step throughput scaling parts loader checksums checkpoint serving settings precision; do $(call ROUNDED,$$name) || exit; done
 	$(if $(filter cuda,$(DEVICE)),$(call ROUNDED,gpu))

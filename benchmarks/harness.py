@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 from ranking.distributed.world import versions
@@ -26,14 +27,14 @@ KEEP_MEMORY = {  # glibc gives large blocks back to the system after every use a
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 28),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # glibc's
 }
 
 
 def keep_memory() -> None:
-    """Start this program anew under KEEP_MEMORY: glibc reads it when a process begins."""
+    """Start anew under KEEP_MEMORY, which glibc reads when a process begins; Arrow's columns lie there, too."""
     if not KEEP_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_MEMORY)
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 @dataclass

@@ -150,6 +150,7 @@ def peak(source: Source, threads: int, batch: int) -> float:
 
 def _peak(source: Source, threads: int, batch: int) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; a child's otherwise begins with its parent's
+    harness.keep_memory()  # as in the process that started this one
     before = _resident("VmRSS")
     ours(source, threads, batch)()
     return (_resident("VmHWM") - before) / 1024

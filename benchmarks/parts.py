@@ -60,7 +60,11 @@ class Parts:
             yield "shuffle of lists; by an index", self._lists(Ragged.take), self._lists(by_index)
         else:
             yield "ids to batches, column by column; row by row", self._by_column(), self._by_row
-            yield "decode, memory from glibc; from Arrow's allocator", parts["decode"], self._allocator(parts["decode"])
+            yield (
+                "decode into memory from glibc; from Arrow's allocator",
+                parts["decode"],
+                self._allocator(parts["decode"]),
+            )
         dense = [rows.dense for rows in self.rows]
         yield (
             "dense rows gathered by numpy; by torch",

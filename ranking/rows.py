@@ -103,7 +103,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The rows at `index` `[M]`, in that order."""
-        places = index.numpy()  # numpy's gather of short rows is several times as fast as torch's
+        places = index.numpy()  # numpy gathers short rows in a third to three quarters of torch's time
         return self._each(
             lambda tensor, axis: torch.from_numpy(tensor.numpy().take(places, axis)), lambda ragged: ragged.take(index)
         )
@@ -143,7 +143,7 @@ class Rows:
         """Batches, as views: the first run of every part, the second of every part, and so on.
 
         All parts have as many rows, which `runs` divides. Several parts are copied once, tensor by tensor, so that the
-        ids of every batch lie together; of one part nothing is copied.
+        ids of every batch lie together; of one part nothing is copied, and the ids of a batch lie apart.
         """
 
         def dealt(name: str, axis: int) -> tuple[Tensor, ...]:

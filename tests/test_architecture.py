@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,13 @@ def test_there_are_no_import_cycles() -> None:
     for name in graph:
         visit(name, ())
     assert len(done) >= len(graph)
+
+
+def test_every_module_can_be_imported() -> None:
+    names = [module(path) for path in SOURCES]
+    code = f"import importlib\nfor name in {names}:\n    importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

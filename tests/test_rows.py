@@ -19,7 +19,7 @@ def rows(numbers, weighted=True):
     n = torch.tensor(numbers, dtype=torch.int64)
     column = n.float().view(-1, 1)
     return Rows(
-        ids=n.view(1, -1).int(),
+        ids=torch.stack([n, n + 100]).int(),
         lists=(ragged([LISTS[i] for i in numbers], weighted),),
         dense=column,
         labels=column,

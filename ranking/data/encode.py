@@ -77,6 +77,8 @@ class Encoder:
         Raises:
             InputError: as `features`, and for labels.
         """
+        if order is not None and len(order) and order.min() < 0:
+            raise IndexError(f"order: got {int(order.min())}; expected places of {len(table)} rows")
         block = Block(table, index.numpy())
         labels, observed, masks = targets(self.schema, block, self._count)
         rows = Rows(
@@ -99,7 +101,7 @@ class Encoder:
             rows = self.ids(feature, block)
             if order is None:
                 ids[place] = rows
-            else:  # "clip" only spares numpy a buffer: whatever lies outside has failed in `take`
+            else:  # "clip" only spares numpy a buffer: whatever lies outside has failed in `rows`
                 rows.astype(np.int32).take(order.numpy(), out=ids[place], mode="clip")
         return torch.from_numpy(ids)
 

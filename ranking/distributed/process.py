@@ -87,7 +87,8 @@ def keep_memory(arrow: bool = True) -> None:
     """Have glibc keep what is freed: handed back to the system, a large block costs page faults at its next use.
 
     Args:
-        arrow: take Arrow's memory there, too; the allocator it brings hands back within milliseconds.
+        arrow: let Arrow take the columns it decodes from there, too; the allocator it brings hands back within
+            milliseconds.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if adjust is None:  # as in musl

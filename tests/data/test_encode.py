@@ -287,8 +287,9 @@ def test_rows_come_in_the_order_asked_for(order):
 
 def test_an_order_of_rows_that_are_not_there_is_refused():
     encoder = encoder_of(ids("v", "identity"))
-    with pytest.raises(IndexError):
-        encoder.rows(pa.table({"v": [3], "click": [0]}), torch.arange(1), torch.tensor([1]))
+    for place in (1, -1):
+        with pytest.raises(IndexError):
+            encoder.rows(pa.table({"v": [3], "click": [0]}), torch.arange(1), torch.tensor([place]))
 
 
 def test_an_empty_table_encodes():

@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -76,12 +77,17 @@ def test_numbers_of_any_type(values):
         {"scale": "none"},
         {"scale": "none", "log1p": True},
         {"scale": "minmax"},
+        {"scale": "standardise"},
         {"scale": "standardise", "log1p": True},
         {"scale": "piecewise", "pieces": 3},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("values", [[0.1, 1.7, -3.3], [0.1, float("nan"), 1.7], [0.1, None, 1.7]], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [np.random.default_rng(0).normal(size=500).tolist(), [0.1, float("nan"), 1.7], [0.1, None, 1.7]],
+    ids=["many", "nan", "null"],
+)
 def test_numbers_do_not_depend_on_the_precision_they_are_stored_in(options, values):
     single = pa.array(values, pa.float32())
     fit = [0.3, 0.9, -1.1, 2.6]

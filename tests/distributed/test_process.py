@@ -88,6 +88,7 @@ def test_a_user_who_has_chosen_for_malloc_keeps_the_choice(choice: dict[str, str
 @pytest.mark.parametrize(("limit", "left"), [(1 << 30, 1 << 30), (32 << 20, 32 << 20), (0, None)])
 def test_the_threshold_of_trimming_is_never_set_alone(monkeypatch, limit: int, left: int | None) -> None:
     settings: dict[int, int] = {}
+    pools: list[str] = []
 
     def mallopt(name: int, value: int) -> int:
         if name == M_MMAP_THRESHOLD and value > limit:
@@ -96,6 +97,8 @@ def test_the_threshold_of_trimming_is_never_set_alone(monkeypatch, limit: int, l
         return 1
 
     monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(pa, "set_memory_pool", lambda pool: pools.append(pool.backend_name))
     keep_memory()
+    assert pools == ([] if left is None else ["system"])
     assert settings.get(M_MMAP_THRESHOLD) == left
     assert len(settings) == (0 if left is None else 2)

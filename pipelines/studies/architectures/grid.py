@@ -11,7 +11,8 @@ import numpy as np
 import typer
 
 from pipelines.fit import Fit
-from pipelines.release import RunReport, draw, score_best, write_report
+from pipelines.pictures import draw
+from pipelines.release import RunReport, score_best, write_report
 from pipelines.report import read_report
 from pipelines.studies.architectures.config import REFERENCE, ArchitecturesConfig
 from pipelines.train import open_run

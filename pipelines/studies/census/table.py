@@ -97,4 +97,4 @@ def _read(directory: Path, schema: Schema) -> pa.Table:
 
 def _encode(encoder: Encoder, table: pa.Table, first: Tensor) -> Split:
     rows = encoder.rows(table, torch.arange(len(table)))
-    return Split((rows.ids.t() + first).int(), rows.dense, rows.labels.float())
+    return Split((rows.ids.t() + first).int().contiguous(), rows.dense, rows.labels.float())
