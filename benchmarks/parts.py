@@ -24,8 +24,10 @@ from ranking.data.parquet import Decoder
 from ranking.data.storage import Store
 from ranking.data.transforms import Transforms
 from ranking.rows import Ragged, Rows
+from ranking.schema import Feature
 
 RUNS, BATCH = 8, 4096  # lanes dealt into one another; rows of a batch
+STEPS = GROUP * RUNS // BATCH
 Work = Callable[[], object]
 
 
@@ -44,14 +46,14 @@ class Parts:
         self.rows = [self.encoder.rows(*pair) for pair in zip(self.tables, self.index, strict=True)]
         self.order = torch.randperm(len(self.rows[0]))
         self.count = sum(map(len, self.rows))
-        self.dealt = Rows.deal(self.rows, GROUP * RUNS // BATCH)
+        self.dealt = Rows.deal(self.rows, STEPS)
 
     def sides(self) -> Iterator[tuple[str, Work, Work]]:
         """Name, ours, and the other side."""
         parts: dict[str, Work] = {
             "decode": lambda: [Decoder(self.manifest, Store(), dictionaries=True).read(piece) for piece in self.pieces],
             "encode, shuffled": self._encode,
-            "deal": lambda: Rows.deal(self.rows, GROUP * RUNS // BATCH),
+            "deal": lambda: Rows.deal(self.rows, STEPS),
             "batch": self._batches,
         }
         for name, work in parts.items():
@@ -59,7 +61,7 @@ class Parts:
         if self.rows[0].lists:
             yield "shuffle of lists; by an index", self._lists(Ragged.take), self._lists(by_index)
         else:
-            yield "ids to batches, column by column; row by row", self._by_column(), self._by_row
+            yield "ids to batches, column by column; row by row", self._by_column(), self._by_row()
             yield (
                 "decode into memory from glibc; from Arrow's allocator",
                 parts["decode"],
@@ -85,28 +87,43 @@ class Parts:
             self.encoder.rows(table, index, self.order)
 
     def _by_column(self) -> Work:
-        """The road of the loader, for ids and labels alone."""
-        schema = self.schema.model_copy(update={"features": self.schema.categorical})
+        """The loader's road from a column to batches, for the ids, a number and the labels."""
+        road = self._road(*self.schema.categorical, self.schema.dense[0])
+
+        def run() -> None:
+            for batch in road():
+                jagged(self.schema, batch)
+
+        return run
+
+    def _by_row(self) -> Work:
+        """The same, but a row's ids stand next to one another until the batch transposes them."""
+        others, features = self._road(self.schema.dense[0]), self.schema.categorical
+
+        def run() -> None:
+            others()
+            parts = []
+            for table in self.tables:
+                block = Block(table)
+                ids = np.empty((len(block), len(features)), np.int32)
+                for place, feature in enumerate(features):
+                    ids[:, place] = self.encoder.ids(feature, block)
+                parts.append(torch.from_numpy(ids).index_select(0, self.order).unflatten(0, (STEPS, -1)))
+            for batch in torch.stack(parts, 1).flatten(1, 2):
+                batch.new_empty(batch.shape[::-1]).copy_(batch.t())
+
+        return run
+
+    def _road(self, *features: Feature) -> Callable[[], list[Rows]]:
+        """Encoded, shuffled and dealt: what the loader makes of these features and the labels."""
+        schema = self.schema.model_copy(update={"features": features})
         encoder = Encoder(schema, Transforms.fit(schema, [self.tables[0].slice(0, 1)]))
 
-        def road() -> None:
-            rows = [encoder.rows(*pair, self.order) for pair in zip(self.tables, self.index, strict=True)]
-            for batch in Rows.deal(rows, GROUP * RUNS // BATCH):
-                jagged(schema, batch)
+        def run() -> list[Rows]:
+            tables = zip(self.tables, self.index, strict=True)
+            return Rows.deal([encoder.rows(*pair, self.order) for pair in tables], STEPS)
 
-        return road
-
-    def _by_row(self) -> None:
-        """The ids alone, a row's next to one another until the batch transposes them."""
-        features, parts = self.schema.categorical, []
-        for table in self.tables:
-            block = Block(table)
-            ids = np.empty((len(block), len(features)), np.int32)
-            for place, feature in enumerate(features):
-                ids[:, place] = self.encoder.ids(feature, block)
-            parts.append(torch.from_numpy(ids).index_select(0, self.order).unflatten(0, (GROUP * RUNS // BATCH, -1)))
-        for batch in torch.stack(parts, 1).flatten(1, 2):
-            batch.new_empty(batch.shape[::-1]).copy_(batch.t())
+        return run
 
     def _allocator(self, work: Work) -> Work:
         def run() -> None:
