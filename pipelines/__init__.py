@@ -7,7 +7,7 @@ from ranking.distributed.world import speaks
 from ranking.errors import EXIT_INPUT, InputError
 
 try:
-    check_importable()  # here, because every job imports TorchRec, and with it the build that may not load
+    check_importable()  # here, because most jobs import TorchRec, and with it the build that may not load
 except InputError as error:
     if speaks():
         sys.stderr.write(f"error: {error}\n")

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ranking.data.loader import DataConfig
 from ranking.data.recipes import PrepareConfig
-from ranking.distributed.sharding import ShardingConfig
+from ranking.distributed.settings import ShardingConfig
 from ranking.errors import InputError
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
@@ -30,13 +30,15 @@ from ranking.tracking.registry import RegistryConfig
 from ranking.tracking.runs import TrackingConfig
 from ranking.tracking.textfile import MetricsConfig
 from ranking.training.commits import CheckpointConfig
-from ranking.training.evaluate import EvaluationConfig
-from ranking.training.ledger import CompareConfig
 from ranking.training.nightly import RetrainConfig
-from ranking.training.optimizer import OptimizerConfig
 from ranking.training.search import TuneConfig
-from ranking.training.trainer import TrainingConfig
-from ranking.training.warm_start import WarmStartConfig
+from ranking.training.settings import (
+    CompareConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
 from ranking.yaml_file import read_sections
 
 

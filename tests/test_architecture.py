@@ -87,6 +87,13 @@ def test_every_module_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_jobs_that_train_nothing_start_without_torchrec() -> None:
+    jobs = ["prepare", "doctor", "simulate", "tune", "evaluate", "score", "registry"]
+    imports = ", ".join(f"pipelines.{job}" for job in jobs)
+    code = f"import sys, {imports}\nprint([name for name in ('torchrec', 'fbgemm_gpu') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_fit_a_reader(path: Path) -> None:
     text = path.read_text()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -18,7 +17,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranking.distributed.arrangement import Arrangement, LookUp, local_look_up
 from ranking.distributed.exchange import ExchangeAhead
-from ranking.schema import Frozen, Schema, Table
+from ranking.distributed.settings import SparseOptimizerConfig
+from ranking.schema import Schema, Table
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -26,17 +26,6 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
 }
-
-
-class SparseOptimizerConfig(Frozen):
-    """The embedding tables' optimizer, fused into their backward pass; a table may override type and rate."""
-
-    type: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
-        "rowwise_adagrad", description="adam needs CUDA."
-    )
-    learning_rate: float = Field(0.05, gt=0)
-    eps: float = Field(1e-8, gt=0, description="Added to the denominator (Adagrad and Adam).")
-    weight_decay: float = Field(0.0, ge=0, description="L2 on the rows a step touches.")
 
 
 class ShardedEmbeddings(nn.Module):

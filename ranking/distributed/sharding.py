@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -18,19 +17,11 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from ranking.distributed.collectives import told
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, table_of
+from ranking.distributed.settings import ShardingConfig
 from ranking.distributed.world import World
-from ranking.schema import Frozen, Schema
+from ranking.schema import Schema
 
 _AUTO = {"cpu": ["table_wise"], "cuda": ["table_wise", "column_wise", "row_wise", "table_row_wise"]}
-
-
-class ShardingConfig(Frozen):
-    """What the planner may assume about the machines."""
-
-    hbm_gib: float | None = Field(None, gt=0, description="Memory of one accelerator; left out: TorchRec's default.")
-    ddr_gib: float | None = Field(None, gt=0, description="Host memory a rank may use for tables.")
-    local_world_size: int | None = Field(None, ge=1, description="Ranks on one host; left out: all of them.")
-    pooling_factor: float = Field(1.0, gt=0, description="Typical number of ids a multi-hot feature carries.")
 
 
 def shard(

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from ranking.distributed.collectives import gather_rows, share
 from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport, Predictions, evaluate_predictions
 from ranking.models.base import predictions
-from ranking.schema import Frozen, Schema
+from ranking.schema import Schema
 from ranking.training.feed import Feed
 from ranking.training.gating import GateWatch
-
-
-class EvaluationConfig(Frozen):
-    """When the model is evaluated, and what makes a checkpoint the best."""
-
-    every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end of every epoch.")
-    batch_size: int = Field(8192, ge=1, description="Global batch while evaluating.")
-    best: Literal["auc", "gauc", "r2"] = Field(
-        "auc", description="Validation metric that ranks checkpoints; without a binary task it is R^2."
-    )
-    tasks: tuple[str, ...] = Field(
-        (), description="Tasks whose mean ranks checkpoints; empty: every binary task, or every task for R^2."
-    )
-    min_positives: int = Field(10, ge=1, description="Fewer examples of either class make a metric undefined.")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Level of the AUC intervals.")
-    collapse: float = Field(
-        0.95, gt=0, le=1, description="Share of a gate's weight on one of several experts from which it is reported."
-    )
+from ranking.training.settings import EvaluationConfig
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,20 +17,9 @@ from ranking.distributed.collectives import sum_in_place
 from ranking.distributed.world import World
 from ranking.metrics import Predictions, paired_bootstrap, paired_delong, r2, roc_auc
 from ranking.objective.gradients import task_gradients
-from ranking.schema import Frozen, Name
+from ranking.schema import Frozen
+from ranking.training.settings import CompareConfig
 from ranking.training.step import TrainStep
-
-
-class CompareConfig(Frozen):
-    """How the `compare` job sets a model that shares beside tasks trained alone."""
-
-    baselines: dict[Name, Path] = Field(
-        {}, description="Run directories of tasks that were trained alone already, by task; the others are trained."
-    )
-    split: Literal["validation", "test"] = Field("test", description="Rows the models are compared on.")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Level of the paired intervals.")
-    resamples: int = Field(1000, ge=100, description="Of the rows, for the interval of a difference in R^2.")
-    gradient_batches: int = Field(16, ge=0, description="Training batches whose task gradients are compared; 0: none.")
 
 
 class Entry(Frozen):

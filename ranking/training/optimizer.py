@@ -5,49 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from ranking.distributed.embeddings import SparseOptimizerConfig, TableOptimizer
-from ranking.schema import Frozen
+from ranking.distributed.embeddings import TableOptimizer
 from ranking.training.layout import Laid, lay, lay_fused, lay_row_wise
+from ranking.training.settings import DenseOptimizerConfig, OptimizerConfig, ScheduleConfig
 
 _SECOND = "exp_avg_sq"
 """The state that tells Adam from the others."""
-
-
-class DenseOptimizerConfig(Frozen):
-    """Optimizer of everything that is not an embedding table."""
-
-    type: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
-    clip_norm: float = Field(0.0, ge=0, description="Largest global norm of the dense gradients; 0 does not clip.")
-
-
-class ScheduleConfig(Frozen):
-    """Factor on every learning rate: linear warm-up, then constant, or linear or cosine decay over the steps left."""
-
-    type: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    final_factor: float = Field(0.0, ge=0, le=1, description="Where linear and cosine decay end.")
-
-
-class OptimizerConfig(Frozen):
-    """Optimizers and their schedule."""
-
-    sparse: SparseOptimizerConfig = SparseOptimizerConfig()
-    dense: DenseOptimizerConfig = DenseOptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
 
 
 def factor(config: ScheduleConfig, step: int, total: int) -> float:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from tqdm import tqdm
 
 from ranking.data.plan import Position
@@ -23,34 +22,17 @@ from ranking.distributed.collectives import gather, lead, sum_across, told
 from ranking.distributed.world import World
 from ranking.metrics.gating import collapse_warning
 from ranking.metrics.report import EvaluationReport
-from ranking.schema import Frozen, Schema
+from ranking.schema import Schema
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.commits import Commit
-from ranking.training.evaluate import Evaluation, EvaluationConfig
+from ranking.training.evaluate import Evaluation
 from ranking.training.feed import Feed
 from ranking.training.saving import Saves
+from ranking.training.settings import EvaluationConfig, TrainingConfig
 from ranking.training.state import Progress, TrainState
 from ranking.training.step import Output, build_pipeline
 
 log = logging.getLogger(__name__)
-
-
-class TrainingConfig(Frozen):
-    """How long to train and how often to speak."""
-
-    epochs: int = Field(1, ge=1)
-    steps: int = Field(0, ge=0, description="Step budget; 0: `epochs` passes over the data.")
-    log_every: int = Field(50, ge=1, description="Steps between log lines and training-curve points.")
-    precision: Literal["fp32", "bf16"] = "fp32"
-    hang_timeout: float = Field(
-        600, gt=0, description="Seconds without a step, an evaluated batch or a checkpoint after which the job hangs."
-    )
-    collective_timeout: float = Field(
-        900, gt=0, description="Seconds a collective waits for a rank; more than `hang_timeout`, which names the rank."
-    )
-    matmul: Literal["highest", "high", "medium"] = Field(
-        "highest", description="torch.set_float32_matmul_precision; see README on CPU back ends."
-    )
 
 
 class Tracker(Protocol):

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ranking.data.growth import FRESH, earlier_rows
@@ -19,9 +18,10 @@ from ranking.distributed.collectives import gather, lead, told
 from ranking.distributed.embeddings import table_of
 from ranking.distributed.world import World
 from ranking.errors import InputError
-from ranking.schema import Frozen, Schema
+from ranking.schema import Schema
 from ranking.training.commits import Commit, attempt_path, ranked, read_commits, verify
 from ranking.training.layout import Laid
+from ranking.training.settings import WarmStartConfig
 from ranking.training.state import Lineage, Progress, TrainState
 from ranking.training.stored import Stored
 
@@ -30,18 +30,6 @@ log = logging.getLogger(__name__)
 _TABLE, _OBJECTIVE = "embedding_bags.", "/objective."
 _INPUTS = {"name", "kind", "log1p", "scale", "pieces", "null", "indicator", "table", "multi_hot", "pooling"}
 _ADVICE = "as in that run: keep its features, tasks and model, or begin without warm_start.run"
-
-
-class WarmStartConfig(Frozen):
-    """Where a run that has nothing to resume begins."""
-
-    run: str = Field(
-        "",
-        description="Directory of an earlier run, or a registered model such as models:/ranker@champion (weights "
-        "only) to begin from; empty: fresh weights.",
-    )
-    checkpoint: Literal["best", "newest"] = Field("best", description="Which committed checkpoint of that run.")
-    optimizer: bool = Field(True, description="Carry the optimizers' state over too; false: it begins at zero.")
 
 
 @dataclass(frozen=True)

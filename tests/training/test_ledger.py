@@ -12,7 +12,8 @@ import torch
 from ranking.distributed.world import World
 from ranking.metrics import Predictions
 from ranking.objective.gradients import task_gradients
-from ranking.training.ledger import CompareConfig, Entry, Ledger, entry, gradient_cosines
+from ranking.training.ledger import Entry, Ledger, entry, gradient_cosines
+from ranking.training.settings import CompareConfig
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded
 from tests.workspace import Workspace

@@ -16,7 +16,8 @@ from ranking.models import zoo
 from ranking.models.ranker import RankingModel
 from ranking.training.average import WeightAverage
 from ranking.training.ensemble import Batch, Ensemble, shuffles
-from ranking.training.optimizer import ScheduleConfig, factor
+from ranking.training.optimizer import factor
+from ranking.training.settings import ScheduleConfig
 
 Numbers = npt.NDArray[np.float64]
 
