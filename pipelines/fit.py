@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.assembly import Assembly
 from pipelines.origin import begin
-from pipelines.release import pin, require_pinned
+from pipelines.run_directory import pin, require_pinned
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.distributed.collectives import lead, told

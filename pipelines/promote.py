@@ -11,7 +11,7 @@ import typer
 from pipelines.comparison import compare, read_pinned
 from pipelines.job import job, say
 from pipelines.offline import predict
-from pipelines.release import pinned
+from pipelines.run_directory import pinned
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_NOT_PROMOTED, EXIT_OK, EXIT_WAITING, InputError

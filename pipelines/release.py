@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.assembly import Assembly
-from ranking.config import RunConfig
-from ranking.data.manifest import Manifest, read_manifest
-from ranking.data.quarantine import Damage
+from pipelines.run_directory import RunReport, keep
+from ranking.data.manifest import Manifest
 from ranking.distributed.collectives import lead, told
-from ranking.metrics import EvaluationReport
 from ranking.serving.artefact import export
 from ranking.tracking.card import CardData, CardFacts, model_card
 from ranking.tracking.registry import Registry
@@ -44,22 +41,6 @@ def score_best(
     return best, parts.evaluate(test, state, best.step)
 
 
-class RunReport(EvaluationReport):
-    """`report.json`: test metrics of the best checkpoint, and how it came to be.
-
-    Attributes:
-        history: validation reports, one for each evaluated step.
-        gates: mean softmax weight `[K][n]` of every gate and expert on the test rows, by module.
-        checkpoint: name of the checkpoint.
-        quarantined: damaged row groups that were left out.
-    """
-
-    history: tuple[EvaluationReport, ...]
-    gates: dict[str, list[list[float]]]
-    checkpoint: str
-    quarantined: tuple[Damage, ...] = ()
-
-
 def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainState) -> None:
     """Write `report.json` of the run directory."""
     report = RunReport(
@@ -69,28 +50,7 @@ def write_report(parts: Assembly, best: Commit, found: Evaluation, state: TrainS
         checkpoint=best.attempt,
         quarantined=parts.damage(),
     )
-    _write(parts.config.output / "report.json", report.model_dump_json(indent=2) + "\n")
-
-
-def pin(config: RunConfig, manifest: Manifest, split: str = "test") -> None:
-    """Keep a manifest: the test split's is what promotion scores on, the training split's what a run resumes on."""
-    _write(pinned(config, split), manifest.model_dump_json())
-
-
-def pinned(config: RunConfig, split: str = "test") -> Path:
-    """Where a run's pinned manifest lies."""
-    return config.output / "manifests" / f"{split}.json"
-
-
-def require_pinned(config: RunConfig, manifest: Manifest) -> None:
-    """Refuse to resume a run on other training data than it began with.
-
-    Raises:
-        InputError: a file changed, is gone or was added.
-    """
-    file = pinned(config, "train")
-    if file.exists():
-        manifest.require(read_manifest(file))
+    keep(parts.config, report)
 
 
 def describe(parts: Assembly, manifest: Manifest, best: Commit, state: TrainState) -> str:
@@ -146,10 +106,3 @@ def _sample(parts: Assembly, manifest: Manifest) -> Any:
     rows = int(min(manifest.row_groups[manifest.row_groups > 0][0], _SAMPLE_ROWS))
     group = int(np.flatnonzero(manifest.row_groups)[0])
     return parts.config.data.decoder(manifest).read(np.array([[group, 0, rows]]))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(path.suffix + ".draft")
-    draft.write_text(text)
-    draft.replace(path)

@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from pipelines.job import job, say
-from pipelines.release import RunReport
+from pipelines.run_directory import RunReport
 from ranking.config import RunConfig
 from ranking.errors import InputError
 from ranking.metrics import auc_table

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pipelines.assembly import Assembly
 from pipelines.fit import Fit
 from pipelines.job import job, say
-from pipelines.release import describe, pin, register, score_best, write_report
+from pipelines.release import describe, register, score_best, write_report
+from pipelines.run_directory import pin
 from pipelines.supervision import supervised
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest

@@ -19,8 +19,8 @@ from pipelines.nightly.retention import has_checkpoints
 from pipelines.nightly.worker import train
 from pipelines.prepare import prepare
 from pipelines.promote import promote
-from pipelines.release import pinned
 from pipelines.report import read_report
+from pipelines.run_directory import pinned
 from ranking.config import RunConfig
 from ranking.data.findings import Finding
 from ranking.data.profile import Profile

@@ -12,8 +12,9 @@ import typer
 
 from pipelines.fit import Fit
 from pipelines.pictures import draw
-from pipelines.release import RunReport, score_best, write_report
+from pipelines.release import score_best, write_report
 from pipelines.report import read_report
+from pipelines.run_directory import RunReport
 from pipelines.studies.architectures.config import REFERENCE, ArchitecturesConfig
 from pipelines.train import open_run
 from ranking.config import RunConfig

@@ -1,0 +1,59 @@
+"""What a finished run leaves in its directory for other jobs: its report, and the manifests it was made on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ranking.config import RunConfig
+from ranking.data.manifest import Manifest, read_manifest
+from ranking.data.quarantine import Damage
+from ranking.metrics import EvaluationReport
+
+
+class RunReport(EvaluationReport):
+    """`report.json`: test metrics of the best checkpoint, and how it came to be.
+
+    Attributes:
+        history: validation reports, one for each evaluated step.
+        gates: mean softmax weight `[K][n]` of every gate and expert on the test rows, by module.
+        checkpoint: name of the checkpoint.
+        quarantined: damaged row groups that were left out.
+    """
+
+    history: tuple[EvaluationReport, ...]
+    gates: dict[str, list[list[float]]]
+    checkpoint: str
+    quarantined: tuple[Damage, ...] = ()
+
+
+def keep(config: RunConfig, report: RunReport) -> None:
+    """Write `report.json`."""
+    _write(config.output / "report.json", report.model_dump_json(indent=2) + "\n")
+
+
+def pin(config: RunConfig, manifest: Manifest, split: str = "test") -> None:
+    """Keep a manifest: the test split's is what promotion scores on, the training split's what a run resumes on."""
+    _write(pinned(config, split), manifest.model_dump_json())
+
+
+def pinned(config: RunConfig, split: str = "test") -> Path:
+    """Where a run's pinned manifest lies."""
+    return config.output / "manifests" / f"{split}.json"
+
+
+def require_pinned(config: RunConfig, manifest: Manifest) -> None:
+    """Refuse to resume a run on other training data than it began with.
+
+    Raises:
+        InputError: a file changed, is gone or was added.
+    """
+    file = pinned(config, "train")
+    if file.exists():
+        manifest.require(read_manifest(file))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(path.suffix + ".draft")
+    draft.write_text(text)
+    draft.replace(path)
