@@ -97,15 +97,13 @@ def settle(limit: float = 20.0) -> None:
 
 def machine() -> dict[str, object]:
     """What the figures were taken on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _cpu() if line.startswith("model name")), platform.machine()
+    )
     found: dict[str, object] = {
         "cpu": model,
         "cores": os.cpu_count(),
-        "instructions": [flag for flag in wanted if flag in flags],
+        "instructions": _instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(terse=True),
         "load_average_before": round(os.getloadavg()[0], 2),
@@ -113,6 +111,21 @@ def machine() -> dict[str, object]:
     if torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return found
+
+
+def precisions() -> list[str]:
+    """What this machine computes: fp32, and bf16 unless it only emulates it, at a fraction of the speed of fp32."""
+    return ["fp32", "bf16"] if {"avx512_bf16", "amx_bf16"}.intersection(_instructions()) else ["fp32"]
+
+
+def _instructions() -> list[str]:
+    flags = next((line.split() for line in _cpu() if line.startswith("flags")), [])
+    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+
+
+def _cpu() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.exists() else []
 
 
 def report(

@@ -73,6 +73,9 @@ def main() -> None:
     parser = harness.arguments(__doc__ or "", rounds=5)
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     options = parser.parse_args()
+    if "bf16" not in harness.precisions():
+        print("precision: this CPU only emulates bf16; nothing is measured, and the results stay as they are")
+        return
     before = harness.machine()
     seeds = range(1, options.rounds + 1)
     found = [case for config in filter(prepared, options.configs) for case in cases(config, seeds)]

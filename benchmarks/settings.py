@@ -42,6 +42,8 @@ def main() -> None:
     for batch in options.batch:
         base = Setting(place, batch, 1, "fp32", 1, 0.0, ())
         for name, (ours, variables, other, others) in PAIRS.items():
+            if ours.get("precision", "fp32") not in harness.precisions():
+                continue
             sides = rate(replace(base, **ours), variables), rate(replace(base, **other), others)
             where = f"batch {batch}, {ours.get('processes', 1)} process{'es' * ('processes' in ours)}"
             case = harness.alternate(f"{name}: {where}", "rows/s", *sides, options.rounds, warm_up=False)

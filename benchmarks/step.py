@@ -230,7 +230,7 @@ def main() -> None:
     parser.set_defaults(rows=250_000)
     parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--precision", nargs="+", default=harness.precisions())
     options = parser.parse_args()
     before, place, found = harness.machine(), workload.prepare(options.data, options.rows), []
     for processes, precision, batch in itertools.product(options.processes, options.precision, options.batch):

@@ -288,7 +288,7 @@ def main() -> None:
     parser.set_defaults(rows=250_000)
     parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--precision", nargs="+", default=harness.precisions())
     parser.add_argument("--sides", nargs="+", default=["bare", "direct"], choices=list(SIDES))
     parser.add_argument("--seconds", type=float, default=0.0, help="length of a turn; 0: one pass over the data")
     parser.add_argument("--name", default="throughput", help="of the file of results")
