@@ -82,7 +82,7 @@ class Encoder:
         block = Block(table, index.numpy())
         labels, observed, masks = targets(self.schema, block, self._count)
         rows = Rows(
-            ids=torch.empty(0, len(block), dtype=torch.int32),
+            ids=torch.empty(0, len(block), dtype=torch.int32),  # they follow, each column in order by itself
             lists=self._lists(block),
             dense=self._dense(block),
             labels=labels,
