@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_OnTensor = Callable[[Tensor, int], Tensor]
+_OnArray = Callable[[npt.NDArray[Any], int], npt.NDArray[Any]]
 _OnRagged = Callable[["Ragged"], "Ragged"]
-_AXES = {"ids": 1} | dict.fromkeys(("dense", "labels", "observed", "masks", "groups", "index", "weights"), 0)
+_AXES = {"ids": 1} | dict.fromkeys(("dense", "labels", "observed", "masks", "groups", "index"), 0)
 """Every tensor of rows, and along which of its dimensions the rows lie."""
 
 
@@ -84,7 +85,6 @@ class Rows:
         masks: `[N, T]` bool, observed and inside the task's sample space; padding is in none.
         groups: `[N]` int64 GAUC group (user), 0 without one.
         index: `[N]` int64 row number in the manifest; -1 for padding.
-        weights: `[N]` float32, 1 for a real row, 0 for padding.
     """
 
     ids: Tensor
@@ -95,28 +95,30 @@ class Rows:
     masks: Tensor
     groups: Tensor
     index: Tensor
-    weights: Tensor
 
     def __len__(self) -> int:
         """Number of rows N."""
         return len(self.index)
 
+    @property
+    def real(self) -> Tensor:
+        """`[N]` bool, false for padding."""
+        return self.index >= 0
+
     def take(self, index: Tensor) -> Rows:
         """The rows at `index` `[M]`, in that order."""
-        places = index.numpy()  # numpy is faster at short rows than torch
-        return self._each(
-            lambda tensor, axis: torch.from_numpy(tensor.numpy().take(places, axis)), lambda ragged: ragged.take(index)
-        )
+        places = index.numpy()
+        return self._each(lambda array, axis: array.take(places, axis), lambda ragged: ragged.take(index))
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows start .. stop-1, as views where tensors allow it."""
-        count = min(stop, len(self)) - start
+        run = slice(start, stop)
         return self._each(
-            lambda tensor, axis: tensor.narrow(axis, start, count), lambda ragged: ragged.slice(start, stop)
+            lambda array, axis: array[:, run] if axis else array[run], lambda ragged: ragged.slice(start, stop)
         )
 
     def padding(self, count: int) -> Rows:
-        """`count` zero-weight rows of the same widths: id 0, empty lists, zeros, nothing observed."""
+        """`count` rows of the same widths that are not real: id 0, empty lists, zeros, nothing observed."""
         return Rows(
             ids=self.ids.new_zeros(len(self.ids), count),
             lists=tuple(_empty(ragged, count) for ragged in self.lists),
@@ -126,7 +128,6 @@ class Rows:
             masks=self.masks.new_zeros(count, self.masks.shape[1]),
             groups=self.groups.new_zeros(count),
             index=self.index.new_full((count,), -1),
-            weights=self.weights.new_zeros(count),
         )
 
     @classmethod
@@ -156,11 +157,11 @@ class Rows:
         batches = zip(lists, tensors, strict=True)
         return [cls(lists=those, **dict(zip(_AXES, these, strict=True))) for those, these in batches]
 
-    def _each(self, tensor: _OnTensor, ragged: _OnRagged) -> Rows:
-        return Rows(
-            lists=tuple(ragged(item) for item in self.lists),
-            **{name: tensor(getattr(self, name), axis) for name, axis in _AXES.items()},
-        )
+    def _each(self, array: _OnArray, ragged: _OnRagged) -> Rows:
+        """Through numpy, which gathers short rows faster than torch."""
+        arrays = {name: array(getattr(self, name).numpy(), axis) for name, axis in _AXES.items()}
+        lists = tuple(ragged(item) for item in self.lists)
+        return Rows(lists=lists, **{name: torch.from_numpy(values) for name, values in arrays.items()})
 
 
 def _permuted(

@@ -91,7 +91,7 @@ def record() -> None:
     def recorded(self: Trainer, taken: Any) -> Any:
         rows = taken.batch.rows
         with (folder / f"{os.getpid()}.jsonl").open("a") as file:
-            file.write(json.dumps([taken.batch.step, rows.index[rows.weights > 0].tolist()]) + "\n")
+            file.write(json.dumps([taken.batch.step, rows.index[rows.real].tolist()]) + "\n")
         return after(self, taken)
 
     Trainer._after = recorded  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ def ragged(lists, weighted):
 def rows(numbers, weighted=True):
     """Row n carries n in every tensor and LISTS[n] in its list."""
     n = torch.tensor(numbers, dtype=torch.int64)
-    column = n.float().view(-1, 1)
+    column = torch.stack([n, n - 1], 1).float()
     return Rows(
         ids=torch.stack([n, n + 100]).int(),
         lists=(ragged([LISTS[i] for i in numbers], weighted),),
@@ -27,12 +27,11 @@ def rows(numbers, weighted=True):
         masks=column > 0,
         groups=n,
         index=n,
-        weights=n.float(),
     )
 
 
 def check_same(got, expected):
-    for name in ("ids", "dense", "labels", "observed", "masks", "groups", "index", "weights"):
+    for name in ("ids", "dense", "labels", "observed", "masks", "groups", "index"):
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=0, atol=0)
     for one, other in zip(got.lists, expected.lists, strict=True):
         assert torch.equal(one.values, other.values)
@@ -88,9 +87,9 @@ def test_the_ids_of_a_batch_lie_together():
     assert batch.ids.is_contiguous()
 
 
-def test_padding_weighs_nothing_and_observes_nothing(weighted):
+def test_padding_is_not_real_and_observes_nothing(weighted):
     padding = rows(range(6), weighted).padding(2)
     assert padding.index.tolist() == [-1, -1]
     assert padding.lists[0].lengths.tolist() == [0, 0]
-    assert not any(tensor.any() for tensor in (padding.weights, padding.masks, padding.observed, padding.labels))
+    assert not any(tensor.any() for tensor in (padding.real, padding.masks, padding.observed, padding.labels))
     check_same(Rows.cat([rows([2], weighted), padding]).slice(0, 1), rows([2], weighted))

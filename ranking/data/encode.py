@@ -90,7 +90,6 @@ class Encoder:
             masks=masks,
             groups=groups(self.schema, block),
             index=index,
-            weights=torch.ones(len(block)),
         )
         return replace(rows if order is None else rows.take(order), ids=self._ids(block, order))
 

@@ -112,7 +112,7 @@ class DataConfig(Frozen):
 
 @dataclass(frozen=True)
 class Loader:
-    """Iterates (position, this rank's rows of that global batch, `[B / size]`), in lane order, padded with weight 0.
+    """Iterates (position, this rank's rows of that global batch, `[B / size]`), in lane order, padded.
 
     Memory: at most `lanes owned * (1 + prefetch)` encoded blocks (chronological: `1 + prefetch`), two spans of 65 536
     rows (or one step, if that is more), a row group in each decoding thread and one at each end of a lane, however
@@ -182,7 +182,7 @@ class Loader:
         empty = self.encode(self.manifest.columns.empty_table(), torch.zeros(0, dtype=torch.int64), None)
 
         def load(block: Block) -> Rows:
-            """Decode and encode one block; damaged row groups leave rows of weight 0 in their places."""
+            """Decode and encode one block; damaged row groups leave padding in their places."""
             table, kept = decoder.salvage(block.pieces, quarantine.add)
             numbers = torch.from_numpy(self.plan.numbers(Block(block.pieces[kept])))
             places = block.order()

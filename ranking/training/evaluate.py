@@ -76,7 +76,7 @@ def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: 
         rows, moved = batch.rows, batch.to(world.device)
         watch.expect(rows, world.device)
         _, output = model(moved)
-        real = rows.weights > 0
+        real = rows.real
         kept["scores"].append(predictions(output.logits, schema.tasks).cpu()[real])
         for name in ("labels", "masks", "observed", "groups", "index"):
             kept[name].append(getattr(rows, name)[real])

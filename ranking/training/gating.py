@@ -62,9 +62,9 @@ class GateWatch:
 
     def expect(self, rows: Rows, device: torch.device) -> None:
         """The rows of the forward that comes next."""
-        weights = rows.weights.to(device)
+        real = rows.real.to(device)
         for mixture in self._mixtures:
-            mixture.weights, mixture.index = weights, rows.index
+            mixture.real, mixture.index = real, rows.index
             mixture.looking, mixture.comparing = self._batches < self._sampled, self._batches == 0
         self._batches += 1
 
@@ -84,7 +84,7 @@ class _Mixture:
 
     def __init__(self, name: str, experts: GroupedMLP, gates: dict[str, Gates]) -> None:
         self.name, self.experts, self.gates = name, experts, gates
-        self.weights, self.index = torch.ones(0), torch.ones(0)
+        self.real, self.index = torch.ones(0, dtype=torch.bool), torch.ones(0)
         self.looking = self.comparing = False
         sizes = {key: (gate.gates, gate.experts) for key, gate in gates.items()}
         self.sums = {key: torch.zeros(k * n + k + 1, dtype=torch.float64) for key, (k, n) in sizes.items()}
@@ -124,7 +124,7 @@ class _Mixture:
 
     def _gate(self, key: str) -> Hook:
         def add(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            weights, real = output.double(), self.weights.double()
+            weights, real = output.double(), self.real.double()
             entropy = -(torch.xlogy(weights, weights).sum(2) * real.unsqueeze(1)).sum(0)
             total = (weights * real.view(-1, 1, 1)).sum(0)
             self.sums[key] = self.sums[key].to(total.device) + torch.cat([entropy, total.flatten(), real.sum()[None]])
@@ -134,14 +134,14 @@ class _Mixture:
     def _layer(self, number: int) -> Hook:
         def add(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             if self.looking:
-                active = ((output > 0) & (self.weights > 0).view(1, -1, 1)).any(1)
+                active = ((output > 0) & self.real.view(1, -1, 1)).any(1)
                 self.active[number] = active | self.active.get(number, torch.zeros_like(active))
 
         return add
 
     def _compare(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         if self.comparing:
-            real = self.weights.cpu() > 0
+            real = self.real.cpu()
             keys = torch.where(real, self.index * 2654435761 % 2**32, 2**32)  # in an order that has no order
             chosen = keys.argsort()[: min(_PAIR_ROWS, int(real.sum()))]
             self.sample = keys[chosen], output[:, chosen.to(output.device)].transpose(0, 1).cpu()

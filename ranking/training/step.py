@@ -153,7 +153,7 @@ class EagerPipeline:
 
     def _suspect(self, output: Output) -> str:
         """Where the first row lies that has no finite prediction; "" where all have one."""
-        suspects = ~torch.isfinite(output.logits).all(1) & (output.batch.rows.index >= 0)
+        suspects = ~torch.isfinite(output.logits).all(1) & output.batch.rows.real
         return self.place(int(output.batch.rows.index[suspects][0])) if suspects.any() else ""
 
     def _listen(self, _embeddings: nn.Module, _ids: object, vectors: Tensor) -> None:

@@ -73,7 +73,6 @@ def encode_impressions() -> Callable[[pa.Table, torch.Tensor, torch.Tensor | Non
             masks=one.bool(),
             groups=torch.zeros(count, dtype=torch.int64),
             index=index,
-            weights=torch.ones(count),
         )
         return rows if order is None else rows.take(order)
 

@@ -266,9 +266,9 @@ def test_errors_inside_lists_name_the_row():
 # Whole rows
 
 
-def test_rows_carry_their_index_and_weight_one():
+def test_rows_carry_their_index():
     rows = encoder_of().rows(pa.table({"unused": [0, 0], "click": [0, 1]}), torch.tensor([40, 2]))
-    assert (rows.index.tolist(), rows.weights.tolist()) == ([40, 2], [1.0, 1.0])
+    assert (rows.index.tolist(), rows.real.tolist()) == ([40, 2], [True, True])
     assert (rows.ids.shape, rows.lists, rows.dense.shape) == ((0, 2), (), (2, 1))
 
 

@@ -1,4 +1,4 @@
-"""Damaged row groups under a bound: their rows weigh nothing, and no other row moves."""
+"""Damaged row groups under a bound: their rows are in no sample space, and no other row moves."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_every_other_row_comes_once_and_in_its_place_whatever_the_world_and_the_
         expected = whole.plan.global_rows(0, position.step)
         expected[np.isin(expected, list(lost))] = -1
         assert rows.index.tolist() == expected.tolist()
-        assert torch.equal(rows.weights, (rows.index >= 0).float())
+        assert torch.equal(rows.masks[:, 0], rows.real)
         assert torch.equal(rows.ids[0], rows.index.clamp(min=0))
 
 
@@ -89,7 +89,7 @@ def test_at_the_bound_it_goes_on_and_knows_what_was_lost(spoiled, encode_impress
     loader = opened(spoiled, encode_impressions)
     quarantine = Quarantine(loader.manifest, QuarantineConfig(max_share=0.25))
     loader = opened(spoiled, encode_impressions, quarantine=quarantine, epochs=2)
-    assert sum(int(rows.weights.sum()) for _, rows in loader) == 60
+    assert sum(int(rows.real.sum()) for _, rows in loader) == 60
     assert quarantine.pending
     quarantine.agree([quarantine.found])
     (found,) = quarantine.agreed

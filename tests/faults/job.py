@@ -50,7 +50,7 @@ def record() -> None:
 
     def recorded(self: Trainer, taken: Any) -> Any:
         rows = taken.batch.rows
-        taken_on = {"step": taken.batch.step, "rows": rows.index[rows.weights > 0].tolist()}
+        taken_on = {"step": taken.batch.step, "rows": rows.index[rows.real].tolist()}
         line = json.dumps(taken_on | {"losses": taken.shares.tolist(), "time": time.time()})
         with place.open("a") as file:
             file.write(line + "\n")

@@ -49,7 +49,9 @@ def feeds(world: World, files: list[Path]) -> dict:
     found: dict = {
         "positions": [(batch.epoch, batch.step) for batch in batches],
         "counts": all(torch.equal(batch.counts, expected) for batch in batches),
-        "own": torch.equal(batches[0].labels, own.labels) and torch.equal(batches[0].masks, own.masks.float()),
+        "own": torch.equal(batches[0].dense, own.dense)
+        and torch.equal(batches[0].labels, own.labels)
+        and torch.equal(batches[0].masks, own.masks.float()),
     }
     found["uneven"] = len(list(Feed(Source(own, 3 - world.rank), schema, world, 10)))
 
