@@ -96,11 +96,15 @@ images:  ## container images with docker, podman or buildah (TARGETS="cpu servin
 clean:  ## remove what commands made, except the virtual environment
 	rm -rf runs data mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+# A job imports a hundred modules of ours: where the shell keeps Python from writing bytecode, each would compile them.
+COMPILE := $(BIN)/python -m compileall -q ranking pipelines
+
 .venv/cpu: requirements/torch-cpu.txt requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(COMPILE)
 	touch $@
 
 .venv/gpu: requirements/torch-gpu.txt requirements/gpu.txt pyproject.toml
@@ -108,6 +112,7 @@ clean:  ## remove what commands made, except the virtual environment
 	$(BIN)/pip install --quiet -r requirements/torch-gpu.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/gpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(COMPILE)
 	touch $@
 
 .venv/bench: .venv/dev requirements/bench.txt
