@@ -95,7 +95,6 @@ def register(parts: Assembly, checkpoints: Checkpoints, best: Commit, test: Mani
         config.output / "artefact", config.schema, config.model, parts.transforms, tensors, config.fusion, metadata
     )
     mlflow.set_tracking_uri(config.tracking.uri)
-    mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)  # where the model's files go
     info = log_model(artefact, _sample(parts, test), run_id, best.step)
     version = registry.register(info.model_uri, run_id, tags)
     registry.propose(version)

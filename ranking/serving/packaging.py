@@ -11,6 +11,7 @@ import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow as pa
+from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -50,12 +51,15 @@ def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name
     columns = _columns(ranker, sample)
     example = columns.slice(0, _EXAMPLE_ROWS)
     ranker.predict(example)
+    run = mlflow.get_run(run_id)
+    made = MlflowClient().create_logged_model(  # where the run's experiment keeps its files, not the active one's
+        run.info.experiment_id, name, source_run_id=run_id, params=run.data.params, model_type="ranker"
+    )
     info: ModelInfo = Model.log(  # what mlflow.pyfunc.log_model calls; only here can the run be one that is not active
         artifact_path=None,
         flavor=mlflow.pyfunc,
         run_id=run_id,
-        name=name,
-        model_type="ranker",
+        model_id=made.model_id,
         step=step,
         python_model=str(Path(__file__).with_name("pyfunc.py")),
         artifacts={"ranker": str(artefact)},

@@ -111,7 +111,10 @@ def test_the_model_belongs_to_the_run_and_its_step(mlflow, logged):
     run = client.get_run(logged.run_id)
     assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(logged.model_id, 200)]
     assert run.info.status == "FINISHED"
-    assert [metric.value for metric in client.get_logged_model(logged.model_id).metrics] == [0.7]
+    model = client.get_logged_model(logged.model_id)
+    assert [metric.value for metric in model.metrics] == [0.7]
+    assert (model.experiment_id, str(model.status)) == (run.info.experiment_id, "READY")
+    assert model.artifact_location.startswith(client.get_experiment(run.info.experiment_id).artifact_location)
     assert logged.metadata == {"step": 200, "run": "abc"}
 
 
