@@ -8,6 +8,7 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
 from ranking.data.quarantine import Damage
 from ranking.metrics import EvaluationReport
+from ranking.tracking.spool import write_atomically
 
 
 class RunReport(EvaluationReport):
@@ -28,12 +29,12 @@ class RunReport(EvaluationReport):
 
 def keep(config: RunConfig, report: RunReport) -> None:
     """Write `report.json`."""
-    _write(config.output / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_atomically(config.output / "report.json", (report.model_dump_json(indent=2) + "\n").encode())
 
 
 def pin(config: RunConfig, manifest: Manifest, split: str = "test") -> None:
     """Keep a manifest: the test split's is what promotion scores on, the training split's what a run resumes on."""
-    _write(pinned(config, split), manifest.model_dump_json())
+    write_atomically(pinned(config, split), manifest.model_dump_json().encode())
 
 
 def pinned(config: RunConfig, split: str = "test") -> Path:
@@ -50,10 +51,3 @@ def require_pinned(config: RunConfig, manifest: Manifest) -> None:
     file = pinned(config, "train")
     if file.exists():
         manifest.require(read_manifest(file))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(path.suffix + ".draft")
-    draft.write_text(text)
-    draft.replace(path)

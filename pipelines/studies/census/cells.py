@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from ranking.metrics import roc_auc
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
 from ranking.tracking.runs import git_revision
+from ranking.tracking.spool import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,11 @@ def finish(config: CensusStudyConfig, group: str, model: str, splits: Splits) ->
     if result is None or any(getattr(result, name) != getattr(fresh, name) for name in ("settings", "digest", "pool")):
         result = fresh
     result = result.model_copy(update={"trials": trials, "trees": _trees(config, group, model, splits)})
-    _write(file, result)
+    write_atomically(file, result.model_dump_json().encode())
     while (done := len(result.test)) < config.runs:
         seed = _seed(config, group, model) + _WEIGHTS + done
         result = _more(result, cell, splits, min(together, config.runs - done), seed)
-        _write(file, result)
+        write_atomically(file, result.model_dump_json().encode())
         log.info("%s %s: %d of %d runs, test AUC %.5f", group, model, len(result.test), config.runs, _mean(result))
         yield result
 
@@ -169,14 +169,6 @@ def _trees(config: CensusStudyConfig, group: str, model: str, splits: Splits) ->
         for name in config.recipe.trees.columns(label)
         for split in (splits.validation, splits.test)
     )
-
-
-def _write(file: Path, result: Result) -> None:
-    """Whole or not at all: the study may be stopped at any moment."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".new")
-    draft.write_text(result.model_dump_json())
-    os.replace(draft, file)
 
 
 def _mean(result: Result) -> float:
