@@ -58,10 +58,13 @@ def _user(keys: pa.Array) -> Int64:
 def _label(task: Task, block: Block) -> tuple[Float64, Bool]:
     column = _evaluate(task.label, block, f"task {task.name!r}: label")
     values = column.numbers()
-    observed = np.abs(values) <= FLOAT32_MAX  # false for NaN
+    observed = np.ones(len(values), np.bool_)
+    if not (-FLOAT32_MAX <= values.min(initial=0.0) and values.max(initial=0.0) <= FLOAT32_MAX):  # or one is NaN
+        observed = np.abs(values) <= FLOAT32_MAX
+        values = np.where(observed, values, 0.0)
     if task.kind == "binary":
-        _refuse(column, observed & (values != 0) & (values != 1))
-    return np.where(observed, values, 0.0), observed
+        _refuse(column, (values != 0) & (values != 1))
+    return values, observed
 
 
 def _space(schema: Schema, task: Task, block: Block, positive: dict[str, Bool]) -> Bool:
