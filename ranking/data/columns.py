@@ -89,8 +89,7 @@ class Column:
         """What `finite` returns; and where it is NaN, `[N]`, None when nowhere: then float32 stays what it is."""
         whole = pa.types.is_float32(self.values.type) and not self.values.null_count
         numbers: Float = self.values.to_numpy() if whole else self.numbers()
-        low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)  # NaN if any is
-        if -FLOAT32_MAX <= low and high <= FLOAT32_MAX:
+        if fit_float32(numbers):
             return numbers, None
         bad = np.abs(numbers) > FLOAT32_MAX
         if bad.any():
@@ -232,6 +231,12 @@ class Block:
     def row(self, position: int) -> int:
         """Number of the row at `position`."""
         return position if self.index is None else int(self.index[position])
+
+
+def fit_float32(numbers: Float) -> bool:
+    """Whether all are numbers that float32 can hold: none is NaN or infinite."""
+    low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)  # NaN if any is
+    return bool(-FLOAT32_MAX <= low and high <= FLOAT32_MAX)
 
 
 def null_mask(array: pa.Array) -> Bool | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, plain
+from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, fit_float32, plain
 from ranking.data.hashing import Int64, hash_keys, integers
 from ranking.errors import InputError
 from ranking.expression import Expression
@@ -59,8 +59,8 @@ def _label(task: Task, block: Block) -> tuple[Float64, Bool]:
     column = _evaluate(task.label, block, f"task {task.name!r}: label")
     values = column.numbers()
     observed = np.ones(len(values), np.bool_)
-    if not (-FLOAT32_MAX <= values.min(initial=0.0) and values.max(initial=0.0) <= FLOAT32_MAX):  # or one is NaN
-        observed = np.abs(values) <= FLOAT32_MAX
+    if not fit_float32(values):
+        observed = np.abs(values) <= FLOAT32_MAX  # false for NaN
         values = np.where(observed, values, 0.0)
     if task.kind == "binary":
         _refuse(column, (values != 0) & (values != 1))
