@@ -1,7 +1,9 @@
 """Label expressions over columns, such as `log1p(play_time_ms / 1000)`: parsed once, run on Arrow arrays.
 
 The grammar is a small part of Python's own (names, numbers, + - * /, comparisons, & | ~, calls of the functions
-below), walked as a syntax tree; nothing is ever evaluated by Python.
+below), walked as a syntax tree; nothing is ever evaluated by Python. What is null or NaN is unknown, and so is what
+follows from it: only `coalesce`, and `&` and `|` where the other side decides, make something known of it. Integers
+that leave their 64 bits are an error.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
-    ast.Add: pc.add,
-    ast.Sub: pc.subtract,
-    ast.Mult: pc.multiply,
+    ast.Add: pc.add_checked,
+    ast.Sub: pc.subtract_checked,
+    ast.Mult: pc.multiply_checked,
     ast.Div: lambda a, b: pc.divide(pc.cast(a, pa.float64()), b),
     ast.BitAnd: lambda a, b: pc.and_kleene(_boolean(a), _boolean(b)),
     ast.BitOr: lambda a, b: pc.or_kleene(_boolean(a), _boolean(b)),
@@ -30,14 +32,17 @@ _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
-_UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {ast.USub: pc.negate, ast.Invert: lambda a: pc.invert(_boolean(a))}
+_UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {
+    ast.USub: pc.negate_checked,
+    ast.Invert: lambda a: pc.invert(_boolean(a)),
+}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "abs": pc.abs,
+    "abs": pc.abs_checked,
     "coalesce": pc.coalesce,
     "log": pc.ln,
     "log1p": pc.log1p,
-    "max": pc.max_element_wise,
-    "min": pc.min_element_wise,
+    "max": lambda *values: pc.max_element_wise(*values, skip_nulls=False),
+    "min": lambda *values: pc.min_element_wise(*values, skip_nulls=False),
     "sqrt": pc.sqrt,
 }
 _VARIADIC = ("coalesce", "max", "min")
@@ -53,24 +58,29 @@ class Expression:
     def __init__(self, text: str) -> None:
         """Parse and check `text`."""
         self.text = text
+        names: list[str] = []
         try:
             self._tree = ast.parse(text, mode="eval").body
+            self._check(self._tree, names)
         except SyntaxError as error:
             raise ValueError(
                 f"expression {text!r}: {error.msg}; expected a column or arithmetic over columns"
             ) from None
-        names: list[str] = []
-        self._check(self._tree, names)
+        except RecursionError:
+            raise ValueError(f"expression {text[:40]!r}...: nested too deeply; expected fewer terms") from None
         self.columns = tuple(dict.fromkeys(names))
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:
-        """Evaluate over Arrow arrays; null in, null out.
+        """Evaluate over Arrow arrays; null or NaN in, null out.
 
         Args:
             columns: Arrow arrays by name, at least those in `self.columns`.
 
         Returns:
-            An Arrow array of the same length.
+            An Arrow array of the same length; a scalar where no column is named.
+
+        Raises:
+            pyarrow.ArrowException: types that do not go together, or an integer overflow.
         """
         return self._run(self._tree, columns)
 
@@ -98,7 +108,7 @@ class Expression:
         match node:
             case ast.Name(id=name):
                 names.append(name)
-            case ast.Constant(value=value) if isinstance(value, (int, float, str)):
+            case ast.Constant(value=value) if isinstance(value, (float, str)) or _is_int64(value):
                 pass
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 self._check(left, names)
@@ -125,16 +135,18 @@ class Expression:
     def _run(self, node: ast.AST, columns: Mapping[str, Any]) -> Any:
         match node:
             case ast.Name(id=name):
-                return columns[name]
+                found = columns[name]
             case ast.Constant(value=value):
                 return pa.scalar(value)
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
-                return _BINARY[type(op)](self._run(left, columns), self._run(right, columns))
+                found = _BINARY[type(op)](self._run(left, columns), self._run(right, columns))
             case ast.UnaryOp(op=op, operand=operand):
-                return _UNARY[type(op)](self._run(operand, columns))
+                found = _UNARY[type(op)](self._run(operand, columns))
             case ast.Call(func=ast.Name(id=name), args=args):
-                return _FUNCTIONS[name](*(self._run(argument, columns) for argument in args))
-        raise AssertionError(f"unchecked node {node!r}")  # _check refuses everything else
+                found = _FUNCTIONS[name](*[self._run(argument, columns) for argument in args])
+            case _:
+                raise AssertionError(f"unchecked node {node!r}")  # _check refuses everything else
+        return nan_to_null(found)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -155,6 +167,17 @@ class Expression:
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """A string, for editors."""
         return {"type": "string", "minLength": 1}
+
+
+def nan_to_null(values: Any) -> Any:
+    """The Arrow array or scalar with null for every NaN: both say that nothing is known."""
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _is_int64(value: object) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def _terms(node: ast.AST) -> frozenset[str]:

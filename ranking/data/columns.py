@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ranking.data.hashing import Int64
 from ranking.errors import InputError
+from ranking.expression import nan_to_null
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
@@ -137,7 +138,7 @@ class Column:
         return found.take(places.to_numpy()), stored.null_count
 
     def _whole(self) -> pa.Array:
-        values = _nan_to_null(self.values)
+        values = nan_to_null(self.values)
         if pa.types.is_floating(values.type):
             numbers, limit = self.numbers(), _LAST_WHOLE.get(values.type, 2.0**53)
             bad = (numbers != np.floor(numbers)) & ~np.isnan(numbers) | (np.abs(numbers) >= limit)
@@ -219,7 +220,7 @@ class Block:
         if not _is_list(array.type):
             raise Column(name, array, self.row).wrong_type("lists")
         values = pc.list_flatten(array)
-        values = values if _is_text_dictionary(values) else _nan_to_null(plain(values))
+        values = values if _is_text_dictionary(values) else nan_to_null(plain(values))
         return Lists(name, values, _lengths(array), self.row)
 
     def _array(self, name: str) -> pa.Array:
@@ -262,12 +263,6 @@ def _lengths(array: pa.Array) -> Int32:
         return pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int32)  # type: ignore[no-any-return]
     lengths: Int32 = np.diff(array.offsets.to_numpy()).astype(np.int32, copy=False)
     return lengths
-
-
-def _nan_to_null(values: pa.Array) -> pa.Array:
-    if not pa.types.is_floating(values.type):
-        return values
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -30,6 +30,18 @@ def test_labels_that_are_null_nan_or_infinite_are_not_observed():
     assert observed == masks == [[True, False, False, False, False]]
 
 
+def test_what_follows_from_an_unknown_value_is_not_observed():
+    tasks = [
+        {"name": "capped", "label": "min(play, 3)", "loss": "mse"},
+        {"name": "long", "label": "play > 2"},
+        {"name": "like", "label": "like", "given": {"column": "play > 2"}},
+    ]
+    labels, observed, masks = found(tasks, {"play": [1.0, None, float("nan"), 5.0], "like": [1, 1, 1, 1]})
+    assert labels[0] == [1.0, 0.0, 0.0, 3.0]
+    assert observed[:2] == masks[:2] == [[True, False, False, True]] * 2
+    assert masks[2] == [False, False, False, True]
+
+
 def test_unobserved_labels_are_counted():
     counts = {}
     targets(schema_of(CLICK), Block(pa.table({"click": [1, None]})), counts.__setitem__)
@@ -62,6 +74,8 @@ def test_a_label_of_a_wrong_type_is_named():
     task = {"name": "t", "label": "play + 1"}
     with pytest.raises(InputError, match=r"task 't': label 'play \+ 1': got play: string; expected [^\n]*$"):
         found([task], {"play": ["1"]})
+    with pytest.raises(InputError, match=r"label 'play \+ 1': got play: int64; expected what it can use \(overflow\)$"):
+        found([task], {"play": [2**63 - 1]})
 
 
 def test_a_sample_space_is_the_positives_up_the_chain():
