@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ class Store:
         """Files behind a URL, a glob, or a directory (every `*.parquet` below it), sorted by path.
 
         Returns:
-            (URL, what the file system knows of the file), hidden files (`_*`, `.*`) left out of globs and directories.
+            (URL, what the file system knows of the file), hidden ones (`_*`, `.*`, in such directories) left out below what is named.
 
         Raises:
             InputError: the store is unknown, out of reach, or refuses.
@@ -189,18 +190,22 @@ def stamp(info: Info) -> str:
 
 def _find(system: fsspec.AbstractFileSystem, path: str) -> list[tuple[str, Info]]:
     system.invalidate_cache()  # a listing from before would hide new files
-    if "*" in path or "?" in path or "[" in path:
+    fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
+    if fixed != path:
         found = system.glob(path, detail=True)
     elif system.isdir(path):
         found = {name: info for name, info in system.find(path, detail=True).items() if name.endswith(".parquet")}
     else:
         return [(str(system.unstrip_protocol(path)), system.info(path))] if system.exists(path) else []
-    files = {name: info for name, info in found.items() if info["type"] == "file" and not _hidden(name)}
+    base = len(fixed.rpartition("/")[0]) if fixed != path else len(path)  # what was asked for by name is not hidden
+    files = {name: info for name, info in found.items() if info["type"] == "file" and not _hidden(name[base:])}
     return [(str(system.unstrip_protocol(name)), files[name]) for name in sorted(files)]
 
 
 def _hidden(path: str) -> bool:
-    return path.rsplit("/", 1)[-1].startswith(("_", "."))
+    """Whether a file, or a directory above it, is one that writers work in; a partition by `_column=` is not."""
+    parts = path.split("/")
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def _transient(error: Exception) -> bool:

@@ -54,6 +54,26 @@ def write(s3, url, content):
     system.pipe_file(path, content)
 
 
+@pytest.mark.parametrize("root", ["{tmp_path}/.snapshot/data", "memory://_days/data"])
+@pytest.mark.parametrize("pattern", ["", "/**/*.parquet", "/*/*.parquet"])
+def test_what_writers_work_in_is_not_data(root, pattern, tmp_path):
+    root = root.format(tmp_path=tmp_path)
+    system, path = fsspec.core.url_to_fs(root)
+    names = [
+        "day=1/part-0",
+        "_day=1/part-0",
+        "_temporary/part-0",
+        ".train.dead/part-0",
+        "day=1/_part-0",
+        "day=1/.part-0",
+    ]
+    for name in names:
+        system.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+        system.pipe_file(f"{path}/{name}.parquet", b"")
+    found = [url.removeprefix("file://").partition("/data/")[2] for url, _ in Store().find(root + pattern)]
+    assert found == ["_day=1/part-0.parquet", "day=1/part-0.parquet"]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
