@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ranking.data.columns import Column, Float64, null_mask
 from ranking.data.hashing import Int64, UInt64, hash_keys, integers, to_rows
-from ranking.data.transforms import Transforms
+from ranking.data.transforms import KeyType, Transforms
 from ranking.errors import InputError
 from ranking.schema import Bucketised, CategoricalFeature, Hashed, Identity, Schema, Vocabulary
 
@@ -40,8 +40,8 @@ class KeyIndex:
         """Rows `[N]` of the column's keys."""
 
         def find(keys: pa.Array) -> Int64:
-            if self.size and keys.type != self.type and keys.null_count < len(keys):
-                raise column.wrong_type(f"{self.type}, as the vocabulary of table {self.table!r} was fitted on")
+            fitted = str(self.type) if self.size else None
+            _require_type(column, keys, fitted, f"the vocabulary of table {self.table!r} was")
             return self._index.get_indexer(pd.Index(_key_bits(keys))).astype(np.int64) + 1
 
         rows, nulls = column.coded(find, null=0)
@@ -50,19 +50,30 @@ class KeyIndex:
         return rows
 
 
+def _require_type(column: Column, keys: pa.Array, fitted: str | None, what: str) -> None:
+    """Refuse keys of another type than what was fitted on; nulls have none."""
+    if fitted and str(keys.type) != fitted and keys.null_count < len(keys):
+        raise column.wrong_type(f"{fitted}, as {what} fitted on")
+
+
 def _key_bits(keys: pa.Array) -> UInt64:
     return hash_keys(keys) if pa.types.is_large_string(keys.type) else integers(keys).view(np.uint64)
 
 
 @dataclass(frozen=True)
 class _HashCode:
-    """Rows 1 .. rows-1 by hash; row 0 for null."""
+    """Rows 1 .. rows-1 by hash; row 0 for null. `type` is of the keys, None where there were none to fit on."""
 
     rows: int
     seed: int
+    type: KeyType | None
 
     def __call__(self, column: Column, count: Count) -> Int64:
-        rows, nulls = column.coded(lambda keys: to_rows(hash_keys(keys, self.seed), self.rows), null=0)
+        def find(keys: pa.Array) -> Int64:
+            _require_type(column, keys, self.type, "the transforms were")
+            return to_rows(hash_keys(keys, self.seed), self.rows)
+
+        rows, nulls = column.coded(find, null=0)
         count("null", nulls)
         return rows
 
@@ -119,7 +130,7 @@ def code_of(
         case Identity(out_of_range=rule):
             return _IdentityCode(rows, rule == "modulo")
         case Hashed(seed=seed):
-            return _HashCode(rows, seed)
+            return _HashCode(rows, seed, transforms.hashed.get(feature.name))
         case Vocabulary():
             return indexes[feature.table_name]
         case Bucketised():

@@ -49,6 +49,9 @@ def extended(schema: Schema, fitted: Transforms, earlier: Transforms) -> Transfo
             raise InputError(
                 f"feature {name!r}: got {settings}; expected {before}, as the transforms to extend have it"
             )
+    for name, kind in fitted.hashed.items():
+        if earlier.hashed.get(name, kind) != kind:
+            raise InputError(f"feature {name!r}: got {kind} keys; expected {earlier.hashed[name]}, as before")
     kept = {name: s for name, s in earlier.statistics.items() if name in fitted.statistics and varies(s)}
     refitted = fitted.statistics.keys() - kept.keys()
     boundaries = {n: b for n, b in earlier.boundaries.items() if n in fitted.boundaries and n not in refitted}
@@ -60,6 +63,7 @@ def extended(schema: Schema, fitted: Transforms, earlier: Transforms) -> Transfo
             table: _appended(table, earlier.vocabularies.get(table), keys, schema.table(table).rows)
             for table, keys in fitted.vocabularies.items()
         },
+        hashed=dict(fitted.hashed) | {name: kind for name, kind in earlier.hashed.items() if name in fitted.features},
     )
     result.check(schema)
     return result

@@ -63,7 +63,8 @@ class Store:
         """Files behind a URL, a glob, or a directory (every `*.parquet` below it), sorted by path.
 
         Returns:
-            (URL, what the file system knows of the file), hidden ones (`_*`, `.*`, in such directories) left out below what is named.
+            (URL, what the file system knows of the file); hidden files and directories (`_*`, `.*`) below what is named
+            are left out.
 
         Raises:
             InputError: the store is unknown, out of reach, or refuses.

@@ -20,8 +20,19 @@ from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import file_system
 from ranking.errors import InputError
-from ranking.schema import MAX_ROWS, Bucketised, CategoricalFeature, DenseFeature, Frozen, Name, Schema, Vocabulary
+from ranking.schema import (
+    MAX_ROWS,
+    Bucketised,
+    CategoricalFeature,
+    DenseFeature,
+    Frozen,
+    Hashed,
+    Name,
+    Schema,
+    Vocabulary,
+)
 
+KeyType = Literal["int64", "large_string"]
 _Value = TypeVar("_Value")
 _Float = TypeVar("_Float", npt.NDArray[np.float32], Float64, Float)
 
@@ -45,6 +56,7 @@ class _File(Frozen):
     statistics: dict[str, Statistics]
     boundaries: dict[str, tuple[float, ...]]
     vocabularies: dict[Name, int]
+    hashed: Mapping[str, KeyType] = {}
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,14 @@ class Transforms:
         boundaries: ascending boundaries by feature name: of the buckets of every bucketised one, of the pieces of every
             piecewise one.
         vocabularies: keys by table name, most frequent first: key i owns table row i + 1.
+        hashed: type of the keys of every hashed feature that had any, by name: 7 and "7" hash to different rows.
     """
 
     features: Mapping[str, dict[str, Any]]
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     vocabularies: Mapping[str, pa.Array] = field(default_factory=dict)
+    hashed: Mapping[str, KeyType] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, schema: Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> Transforms:
@@ -82,6 +96,7 @@ class Transforms:
     def fingerprint(self) -> str:
         """SHA-256 of everything fitted, as hexadecimal digits."""
         numbers = [self.features, {k: v.model_dump() for k, v in self.statistics.items()}, self.boundaries]
+        numbers += [self.hashed] if self.hashed else []
         digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
         for table in sorted(self.vocabularies):
             digest.update(table.encode() + b"\0" + hash_keys(self.vocabularies[table]).tobytes())
@@ -115,6 +130,7 @@ class Transforms:
             statistics=dict(self.statistics),
             boundaries=dict(self.boundaries),
             vocabularies={table: len(keys) for table, keys in self.vocabularies.items()},
+            hashed=dict(self.hashed),
         )
         fs, root = _place(directory)
         fs.makedirs(root, exist_ok=True)
@@ -134,7 +150,7 @@ class Transforms:
         fs, root = _place(directory)
         content = _read(fs, f"{root}/transforms.json")
         vocabularies = {table: _read_keys(fs, f"{root}/{_vocabulary_file(table)}") for table in content.vocabularies}
-        transforms = cls(content.features, content.statistics, content.boundaries, vocabularies)
+        transforms = cls(content.features, content.statistics, content.boundaries, vocabularies, content.hashed)
         if transforms.fingerprint != content.fingerprint:
             raise InputError(
                 f"{root}: fingerprint {transforms.fingerprint[:12]}; expected {content.fingerprint[:12]}, "
@@ -183,6 +199,7 @@ class _Fit:
         self.samples = {f.name: Sample() for f in schema.categorical if isinstance(f.encoding, Bucketised)}
         self.samples |= {f.name: Sample() for f in self._piecewise()}
         self.counts = {f.table_name: ValueCounts() for f in schema.categorical if isinstance(f.encoding, Vocabulary)}
+        self.hashed: dict[str, KeyType] = {}
 
     def add(self, table: pa.Table) -> None:
         """Take the next rows in."""
@@ -200,6 +217,15 @@ class _Fit:
                 case Bucketised(boundaries=()):
                     numbers = _values(block, feature).numbers()
                     self.samples[feature.name].add(numbers[~np.isnan(numbers)])
+                case Hashed():
+                    self._note_type(feature, _values(block, feature))
+
+    def _note_type(self, feature: CategoricalFeature, column: Column) -> None:
+        keys = column.keys()
+        if keys.null_count < len(keys):
+            known = self.hashed.setdefault(feature.name, str(keys.type))  # type: ignore[arg-type]  # one of the two
+            if str(keys.type) != known:
+                raise column.wrong_type(f"{known} as before")
 
     def result(self) -> Transforms:
         """What all rows so far fit."""
@@ -209,6 +235,7 @@ class _Fit:
             boundaries={f.name: self._boundaries(f.name, e) for f, e in self._with(Bucketised)}
             | {f.name: _ends(self.samples[f.name].values, f.pieces) for f in self._piecewise()},
             vocabularies={table: self._keys(table) for table in self.counts},
+            hashed=self.hashed,
         )
 
     def _with(self, kind: type[_Value]) -> Iterator[tuple[CategoricalFeature, _Value]]:

@@ -77,6 +77,13 @@ def test_a_number_that_was_constant_is_scaled_anew():
     assert (now.statistics["y"].minimum, now.statistics["y"].maximum) == (1.0, 2.0)
 
 
+def test_a_hashed_column_keeps_the_type_of_its_keys():
+    schema = schema_of(ids(encoding="hash"), v={"rows": 5})
+    assert grown(schema, {"v": [7]}, {"v": pa.nulls(1)})[0].hashed == {"v": "int64"}
+    with pytest.raises(InputError, match="feature 'v': got large_string keys; expected int64, as before"):
+        grown(schema, {"v": [7]}, {"v": ["7"]})
+
+
 def test_a_feature_that_is_new_is_fitted_and_one_that_is_gone_is_dropped():
     earlier = fit(schema_of(ids("old"), dense("x")), old=[1], x=[1.0])
     wide = schema_of(dense("x"), ids("new"))

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ranking.data.encode import Encoder
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
@@ -209,6 +211,33 @@ def test_fsspec_urls_work():
     schema = schema_of(*SAVED[:2])
     fit(schema, x=[1.0], v=[1]).save("memory://fitted")
     assert Transforms.load("memory://fitted", schema).vocabularies["v"].to_pylist() == [1]
+
+
+def test_a_hashed_column_keeps_its_type(tmp_path):
+    schema = schema_of(ids("h", "hash"), ids("l", "hash", multi_hot=True), h={"rows": 9}, l={"rows": 9})
+    fit(schema, h=[None, 7], l=[["a"], []]).save(str(tmp_path))
+    encoder = Encoder(schema, Transforms.load(str(tmp_path), schema))
+    encoder.features(pa.table({"h": [8, 9], "l": [["b"], []]}))
+    encoder.features(pa.table({"h": pa.nulls(2), "l": [["b"], []]}))
+    with pytest.raises(
+        InputError, match="column 'h': got type string; expected int64, as the transforms were fitted on"
+    ):
+        encoder.features(pa.table({"h": ["7", None], "l": [["b"], []]}))
+    with pytest.raises(InputError, match="column 'l': got type int64; expected large_string, as the transforms"):
+        encoder.features(pa.table({"h": [7, 7], "l": [[1], []]}))
+    with pytest.raises(InputError, match="column 'h': got type string; expected int64 as before"):
+        Transforms.fit(schema, [pa.table({"h": [1], "l": [["a"]]}), pa.table({"h": ["1"], "l": [["a"]]})])
+
+
+def test_transforms_from_before_the_types_of_hashed_columns_were_kept_load(tmp_path):
+    schema = schema_of(ids("h", "hash"), h={"rows": 9})
+    fitted = fit(schema, h=[7])
+    replace(fitted, hashed={}).save(str(tmp_path))
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    assert content.pop("hashed") == {}
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    encoder = Encoder(schema, Transforms.load(str(tmp_path), schema))
+    assert encoder.features(pa.table({"h": ["7"]}))[0].shape == (1, 1)
 
 
 def test_a_schema_with_fewer_features_loads(saved):
