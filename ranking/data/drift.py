@@ -21,7 +21,7 @@ class Drift(Frozen):
             below 0.1 is little, above 0.25 much.
         ks: Kolmogorov-Smirnov statistic of the present numbers, None for ids.
         psi_noise: what `psi` is expected to be when nothing moved, from sample size alone.
-        ks_noise: the same for `ks`.
+        ks_noise: the same for `ks`, 0 without one.
     """
 
     split: str
@@ -46,15 +46,19 @@ def measure(split: str, feature: str, numeric: bool, reference: Float64, other: 
     counts = bins(reference, reference), bins(reference, other)
     present = reference[~np.isnan(reference)], other[~np.isnan(other)]
     ordered = numeric and present[0].size > 0 and present[1].size > 0
-    spread = 1 / reference.size + 1 / other.size
+    spread = _spread(reference, other)
     return Drift(
         split=split,
         feature=feature,
         psi=population_stability(*counts),
         ks=kolmogorov_smirnov(*present) if ordered else None,
         psi_noise=(np.count_nonzero(counts[0] + counts[1]) - 1) * spread,
-        ks_noise=0.8687 * float(np.sqrt(spread)),  # mean of the Kolmogorov distribution
+        ks_noise=0.8687 * _spread(*present) ** 0.5 if ordered else 0.0,  # mean of the Kolmogorov distribution
     )
+
+
+def _spread(a: Float64, b: Float64) -> float:
+    return 1 / a.size + 1 / b.size
 
 
 def population_stability(reference: Int64, other: Int64) -> float:

@@ -213,6 +213,14 @@ def test_noise_is_what_equal_distributions_show():
     assert np.mean([run.ks for run in runs]) == pytest.approx(runs[0].ks_noise, rel=0.1)
 
 
+def test_noise_of_ks_is_of_the_numbers_that_are_there():
+    generator = np.random.default_rng(0)
+    pairs = generator.normal(size=(200, 2, 2000))
+    pairs[:, :, 100:] = np.nan
+    runs = [measure("v", "f", True, *pair) for pair in pairs]
+    assert np.mean([run.ks for run in runs]) == pytest.approx(runs[0].ks_noise, rel=0.1)
+
+
 def test_ids_seen_too_seldom_share_the_last_bin():
     assert category_bins(np.array([1.0] * 10 + [2.0] * 9), np.array([1.0, 2.0, 3.0])).tolist() == [1, 2]
 
