@@ -83,7 +83,7 @@ class Rows:
         labels: `[N, T]` float32, 0 where not observed.
         observed: `[N, T]` bool, label neither null nor NaN: the entire space.
         masks: `[N, T]` bool, observed and inside the task's sample space; padding is in none.
-        groups: `[N]` int64 GAUC group (user), 0 without one.
+        groups: `[N]` int64 GAUC group (user), `NO_USER` where null; 0 without a user column, and for padding.
         index: `[N]` int64 row number in the manifest; -1 for padding.
     """
 

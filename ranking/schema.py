@@ -13,6 +13,9 @@ from ranking.expression import Expression
 MAX_ROWS = 1 << 31
 """Of a table: ids are 32-bit."""
 
+NO_USER = -(1 << 63)
+"""The group of rows whose user is null: they are no one user's, so that GAUC leaves them out."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -176,7 +179,7 @@ class Schema(Frozen):
     tasks: tuple[Task, ...] = Field(min_length=1)
     tables: dict[Name, Table] = {}
     embedding_dim: int = Field(16, ge=1, le=1 << 16)
-    user: str = Field("", description="Column that GAUC groups by; left out: no GAUC.")
+    user: str = Field("", description="Column that GAUC groups by, rows where it is null left out; no column: no GAUC.")
 
     @property
     def dense(self) -> tuple[DenseFeature, ...]:

@@ -13,7 +13,7 @@ from ranking.data.columns import FLOAT32_MAX, Block, Bool, Column, Float64, fit_
 from ranking.data.hashing import Int64, hash_keys, integers
 from ranking.errors import InputError
 from ranking.expression import Expression
-from ranking.schema import ColumnSpace, Schema, Task
+from ranking.schema import NO_USER, ColumnSpace, Schema, Task
 
 Count = Callable[[str, int], None]
 
@@ -45,10 +45,10 @@ def targets(schema: Schema, block: Block, count: Count) -> tuple[Tensor, Tensor,
 
 
 def groups(schema: Schema, block: Block) -> Tensor:
-    """The user of every row `[N]` int64: integers as they are, strings hashed, null -1; zeros without a user column."""
+    """The user of every row `[N]` int64: integers as they are, strings hashed, `NO_USER` where null; else zeros."""
     if not schema.user:
         return torch.zeros(len(block), dtype=torch.int64)
-    return torch.from_numpy(block.column(schema.user).coded(_user, null=-1)[0])
+    return torch.from_numpy(block.column(schema.user).coded(_user, null=NO_USER)[0])
 
 
 def _user(keys: pa.Array) -> Int64:

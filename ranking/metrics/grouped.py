@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.metrics.auc import binary_columns, row_weights, run_starts, tied_midranks
+from ranking.schema import NO_USER
 
 
 class GroupedAuc(NamedTuple):
@@ -27,7 +28,7 @@ def gauc(
     Args:
         scores: `[N]`, larger means more likely positive.
         labels: `[N]`, 0 or 1.
-        groups: `[N]`, the id of each row's group.
+        groups: `[N]`, the id of each row's group; rows of `NO_USER` are in none.
         weights: `[N]`, not negative; a group's impressions are the sum of its weights, one each by default.
 
     Returns:
@@ -40,9 +41,10 @@ def gauc(
     weight, group = row_weights(weights, score.size), np.asarray(groups)
     if group.shape != score.shape:
         raise ValueError(f"groups must be [{score.size}]; got {group.shape}")
-    if not score.size or np.isnan(score).any():
+    known = np.flatnonzero(group != NO_USER)
+    if not known.size or np.isnan(score).any():
         return GroupedAuc(None, 0, 0)
-    order = np.lexsort((score, group))
+    order = known[np.lexsort((score[known], group[known]))]
     score, positive, weight, group = score[order], positive[order], weight[order], group[order]
     opens = run_starts(group)
     first = opens | run_starts(score)

@@ -33,7 +33,7 @@ class Predictions:
         in_space: `[N, T]` bool, the mask that trains: the task's sample space; implies observed.
         observed: `[N, T]` bool, the label is not null: the entire space.
         rows: `[N]` row index in the manifest, each once.
-        groups: `[N]` group (user) of each row, or None for no GAUC.
+        groups: `[N]` group (user) of each row, `NO_USER` for none, or None for no GAUC.
 
     Raises:
         ValueError: shapes disagree, a row comes twice or is padding (-1), or a row in space has no label.

@@ -8,7 +8,7 @@ import pytest
 from ranking.data.columns import Block
 from ranking.data.targets import groups, targets
 from ranking.errors import InputError
-from ranking.schema import Schema
+from ranking.schema import NO_USER, Schema
 
 CLICK = {"name": "click", "label": "click"}
 
@@ -112,6 +112,6 @@ def test_groups_are_user_ids_or_hashes_of_their_names():
     def of(user, column="user"):
         return groups(schema_of(CLICK, user=column), Block(pa.table({"user": user}))).tolist()
 
-    assert of([7, None]) == [7, -1]
-    assert of(["a", None]) == [0x5E025F9ADE9EAF3E, -1]
+    assert of([7, None, -1]) == [7, NO_USER, -1]
+    assert of(["a", None]) == [0x5E025F9ADE9EAF3E, NO_USER]
     assert of([7, 8], column="") == [0, 0]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from ranking.metrics import gauc, roc_auc
+from ranking.schema import NO_USER
 
 steady = settings(deadline=None, derandomize=True, max_examples=100)
 impressions = st.lists(
@@ -51,6 +52,12 @@ def test_a_model_that_only_knows_the_user_has_no_gauc_to_show():
     groups, labels = np.repeat([0, 1], 4), np.array([0, 0, 0, 1, 0, 1, 1, 1])
     assert roc_auc(groups, labels) == 0.75
     assert gauc(groups, labels, groups) == (0.5, 2, 8)
+
+
+def test_rows_without_a_user_are_in_no_group():
+    known = gauc([1, 2, 3], [0, 1, 0], [7, 7, 7])
+    assert gauc([1, 2, 3, 1, 2], [0, 1, 0, 0, 1], [7, 7, 7, NO_USER, NO_USER]) == known == (0.5, 1, 3)
+    assert gauc([1, 2], [0, 1], [NO_USER, NO_USER]) == (None, 0, 0)
 
 
 def test_groups_of_one_class_are_left_out_and_the_rest_weigh_by_their_impressions():
