@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch.nn import ModuleDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from torch.nn import ModuleDict, ParameterDict
 
 from ranking.expression import Expression
 
 MAX_ROWS = 1 << 31
 """Of a table: ids are 32-bit."""
+
+SCORE = "score"
+"""The name of what serving ranks by, beside the tasks' own predictions."""
 
 NO_USER = -(1 << 63)
 """The group of rows whose user is null: they are no one user's, so that GAUC leaves them out."""
@@ -89,7 +92,7 @@ class Bucketised(Frozen):
 
     type: Literal["bucketise"] = "bucketise"
     buckets: int = Field(16, ge=2, le=1 << 20, description="Quantile buckets to fit when `boundaries` is left out.")
-    boundaries: tuple[float, ...] = ()
+    boundaries: tuple[FiniteFloat, ...] = ()
 
 
 Encoding = Annotated[Identity | Hashed | Vocabulary | Bucketised, Field(discriminator="type")]
@@ -263,8 +266,12 @@ class Schema(Frozen):
             if name not in self.table_names():
                 raise ValueError(f"tables.{name}: no feature looks it up; expected one of {list(self.table_names())}")
         for name in self.table_names():
-            if hasattr(ModuleDict, name):
+            if hasattr(ModuleDict, name) or hasattr(ParameterDict, name):
                 raise ValueError(f"table {name!r}: torch reserves that name; set `table` of the feature to another one")
+        for name in {"all", SCORE}.intersection(self.task_names):
+            raise ValueError(
+                f"tasks: got the name {name!r}; expected another one, it is the entire space or the fusion"
+            )
         for task in self.tasks:
             self._check_given(task)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -95,6 +96,10 @@ def test_a_section_never_changes() -> None:
         ),
         ({"features": [{**USER, "pooling": "mean"}]}, "need `multi_hot: true`"),
         ({"features": [{"kind": "categorical", "name": "type"}]}, "torch reserves that name"),
+        ({"features": [{"kind": "categorical", "name": "popitem"}]}, "torch reserves that name"),
+        ({"tasks": [{**CLICK, "name": "all"}]}, "tasks: got the name 'all'; expected another one"),
+        ({"tasks": [{**CLICK, "name": "score"}]}, "tasks: got the name 'score'; expected another one"),
+        ({"features": [{**USER, "encoding": {"type": "bucketise", "boundaries": [math.nan]}}]}, "finite number"),
         ({"features": []}, "at least 1 item"),
         ({"tasks": []}, "at least 1 item"),
         ({"features": [{"kind": "dense", "name": "a b"}]}, "should match pattern"),

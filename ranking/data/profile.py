@@ -22,6 +22,8 @@ from ranking.data.targets import groups, targets
 from ranking.errors import InputError
 from ranking.schema import DenseFeature, Feature, Task
 
+_FEATURE = "feature:"  # before every name in the file of samples: numpy has keywords that a feature may be named
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -81,7 +83,8 @@ class Profile:
             "features": [feature.model_dump() for feature in self.features],
         }
         with (directory / "samples.npz").open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **dict(self.samples))
+            named = {f"{_FEATURE}{name}": values for name, values in self.samples.items()}
+            np.savez_compressed(file, allow_pickle=False, **named)
         (directory / "profile.json").write_text(json.dumps(content))
 
     @classmethod
@@ -94,7 +97,7 @@ class Profile:
         try:
             content: dict[str, Any] = json.loads((directory / "profile.json").read_text())
             with np.load(directory / "samples.npz", allow_pickle=False) as file:
-                samples = {name: file[name] for name in file.files}
+                samples = {name.removeprefix(_FEATURE): file[name] for name in file.files}
             tasks = tuple(TaskSummary(**task) for task in content["tasks"])
             features = tuple(FeatureSummary(**feature) for feature in content["features"])
             return cls(content["name"], content["rows"], tasks, features, samples, {})

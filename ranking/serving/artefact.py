@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, JsonValue, ValidationError, model_validator
@@ -25,9 +25,10 @@ from ranking.models.base import ArchitectureConfig
 from ranking.models.ranker import RankingModel
 from ranking.models.zoo import ModelConfig, build, prefixes
 from ranking.nn.embeddings import EmbeddingTables
-from ranking.schema import Frozen, Name, Schema
-from ranking.serving.fusion import SCORE, FusionConfig
+from ranking.schema import MAX_ROWS, Frozen, Name, Schema
+from ranking.serving.fusion import FusionConfig
 
+_TableRows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 _DESCRIPTION, _WEIGHTS, _TRANSFORMS = "model.json", "model.safetensors", "transforms"
 
 
@@ -47,17 +48,15 @@ class Description(Frozen):
     data_schema: Schema = Field(alias="schema")
     model: ModelConfig
     fusion: FusionConfig
-    rows: dict[Name, int]  # the pattern of Name also keeps a table's name from being a path
+    rows: dict[Name, _TableRows]  # the pattern of Name also keeps a table's name from being a path
     transforms: str
     metadata: dict[str, JsonValue] = Field({})
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        tables, tasks = self.data_schema.table_names(), self.data_schema.task_names
+        tables = self.data_schema.table_names()
         if set(self.rows) != set(tables):
             raise ValueError(f"rows: got tables {sorted(self.rows)}; expected {sorted(tables)}")
-        if SCORE in tasks:
-            raise ValueError(f"schema.tasks: a task is named {SCORE!r}; expected another name, this is the fusion's")
         self.fusion.exponents(self.data_schema.tasks)
         return self
 
@@ -159,6 +158,8 @@ def _read(file: Path) -> Description:
         raise InputError(f"{file}: no such file; expected a serving artefact") from None
     except ValidationError as error:
         raise InputError(f"{file}: {_first(error)}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; expected a serving artefact") from None
 
 
 def _transforms(directory: Path, description: Description) -> Transforms:
@@ -201,4 +202,4 @@ def _form(tensor: Tensor | None) -> str:
 def _first(error: ValidationError) -> str:
     """The first of pydantic's complaints as one line."""
     first = error.errors(include_url=False)[0]
-    return " ".join(f"{'.'.join(map(str, first['loc']))}: {first['msg']}".split())
+    return " ".join(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))).split())

@@ -9,7 +9,6 @@ from torch import Tensor
 from ranking.errors import InputError
 from ranking.schema import Frozen, Task
 
-SCORE = "score"
 FLOOR = 1e-12
 _LARGEST = 700.0  # exp(700) is about 1e304: the score stays finite and positive in float64
 

@@ -17,9 +17,9 @@ from ranking.data.columns import Block
 from ranking.data.encode import Encoder, as_table
 from ranking.models.base import predictions
 from ranking.models.ranker import RankingModel
-from ranking.schema import Schema
+from ranking.schema import SCORE, Schema
 from ranking.serving.artefact import Description, load
-from ranking.serving.fusion import SCORE, fuse
+from ranking.serving.fusion import fuse
 
 _CHUNK = 4096
 

@@ -14,6 +14,7 @@ from ranking.data.encode import Encoder
 from ranking.data.profile import Profile
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
+from ranking.schema import Schema
 from tests.workspace import Workspace, impressions
 
 
@@ -38,6 +39,17 @@ def test_a_saved_profile_runs_no_code_when_it_is_read(encoder: Encoder, tmp_path
         np.savez(file, age=np.array([object()], dtype=object))
     with pytest.raises(InputError, match="expected the profile of a data set"):
         Profile.load(tmp_path)
+
+
+def test_a_feature_may_have_any_name(tmp_path: Path) -> None:
+    features = [{"kind": "dense", "name": name} for name in ("file", "allow_pickle")]
+    schema = Schema(features=features, tasks=[{"name": "click", "label": "click"}])
+    table = pa.table({"file": [1.0], "allow_pickle": [2.0], "click": [1]})
+    Profile.of("train", Encoder(schema, Transforms.fit(schema, [table])), [table]).save(tmp_path)
+    assert {name: values.tolist() for name, values in Profile.load(tmp_path).samples.items()} == {
+        "file": [1.0],
+        "allow_pickle": [2.0],
+    }
 
 
 def test_a_missing_profile_is_bad_input(tmp_path: Path) -> None:

@@ -148,7 +148,21 @@ def test_weights_of_another_form_are_named(copy, tensor):
         load(copy)
 
 
-def test_huge_declared_tables_take_no_memory(copy):
-    edit(copy / "model.json", lambda content: content["rows"].update(video=1 << 50))
+@pytest.mark.parametrize("rows", [-1, 0, 1 << 31, 1 << 50, 1 << 70])
+def test_huge_declared_tables_take_no_memory(copy, rows):
+    edit(copy / "model.json", lambda content: content["rows"].update(video=rows))
     with pytest.raises(InputError, match="video"):
+        load(copy)
+
+
+def test_a_description_that_cannot_be_read_is_named(copy):
+    (copy / "model.json").unlink()
+    (copy / "model.json").mkdir()
+    with pytest.raises(InputError, match=r"model\.json: Is a directory; expected a serving artefact"):
+        load(copy)
+
+
+def test_a_description_that_contradicts_itself_is_one_line(copy):
+    edit(copy / "model.json", lambda content: content["rows"].pop("video"))
+    with pytest.raises(InputError, match=r"^\S+model\.json: Value error, rows: got tables \['[^:]*$"):
         load(copy)
