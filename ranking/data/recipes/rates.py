@@ -122,7 +122,8 @@ def _codes(tables: Sequence[pa.Table], name: str, buckets: Buckets | None) -> In
     column = name if buckets is None else buckets.column
     values = pd.concat([table[column].to_pandas() for table in tables], ignore_index=True)
     if buckets is not None:
-        return np.asarray(np.digitize(values.to_numpy(np.float64), buckets.boundaries), np.int64)
+        numbers, beyond = values.to_numpy(np.float64), len(buckets.boundaries) + 1
+        return np.where(np.isnan(numbers), beyond, np.digitize(numbers, buckets.boundaries))
     return np.asarray(pd.factorize(values, use_na_sentinel=False)[0], np.int64)
 
 
