@@ -11,6 +11,7 @@ import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
@@ -75,8 +76,9 @@ def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name
 def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
     """Types of a request and its answer.
 
-    A list column is optional, which lets a null list through: it is an empty one. An integer column with nulls in the
-    sample is of any type, since pandas turns it into one of floats whenever a null is among its values.
+    A list column is optional, which lets a null list through: it is an empty one. Integers with nulls in the sample, in
+    lists too, are of any type, since pandas turns them into floats whenever a null is among them; so are those of
+    uint64, which MLflow has no type for. The encoder checks what they are.
 
     Args:
         ranker: the model.
@@ -86,7 +88,7 @@ def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
         InputError: a column is missing or of a type no feature can have.
     """
     columns = _columns(ranker, sample)
-    inputs: list[ColSpec | TensorSpec] = [_spec(field, columns[field.name].null_count > 0) for field in columns.schema]
+    inputs: list[ColSpec | TensorSpec] = [_spec(name, columns[name]) for name in columns.column_names]
     outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.double, name) for name in ranker.outputs]
     return ModelSignature(Schema(inputs), Schema(outputs))
 
@@ -128,13 +130,20 @@ def _columns(ranker: Ranker, sample: pa.Table) -> pa.Table:
     return sample.select(list(ranker.inputs))
 
 
-def _spec(field: pa.Field, nulls: bool) -> ColSpec:
-    kind = field.type
-    if _is_list(kind):
-        return ColSpec(Array(_scalar(field.name, kind.value_type)), field.name, required=False)
-    if pa.types.is_null(kind) or (nulls and pa.types.is_integer(kind)):
-        return ColSpec(AnyType(), field.name, required=False)  # type: ignore[no-untyped-call]
-    return ColSpec(_scalar(field.name, kind), field.name)
+def _spec(name: str, column: pa.ChunkedArray) -> ColSpec:
+    if _is_list(column.type):
+        values = pc.list_flatten(column)
+        kind = AnyType() if _is_loose(values) else Array(_scalar(name, values.type))  # type: ignore[no-untyped-call]
+        return ColSpec(kind, name, required=False)
+    if _is_loose(column):
+        return ColSpec(AnyType(), name, required=False)  # type: ignore[no-untyped-call]
+    return ColSpec(_scalar(name, column.type), name)
+
+
+def _is_loose(values: pa.ChunkedArray) -> bool:
+    """Of a type that MLflow has no match for, or that a null changes on the way."""
+    types, kind = pa.types, values.type
+    return bool(types.is_null(kind) or types.is_uint64(kind) or (types.is_integer(kind) and values.null_count))
 
 
 def _scalar(name: str, kind: pa.DataType) -> DataType:

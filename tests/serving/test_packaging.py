@@ -96,6 +96,22 @@ def test_the_signature_has_the_types_of_the_raw_columns(packaging, artefact, req
     assert [column.name for column in description.outputs] == ["click", "like", "watch", "score"]
 
 
+def test_integers_that_mlflow_cannot_type_pass_as_they_are(packaging, artefact, requests):
+    """64-bit hashes, and lists with nulls in them."""
+    from mlflow.models.utils import _enforce_schema
+
+    wide = pa.array(np.full(len(requests), 2**63 + 5, np.uint64))
+    lists = pa.array([[1, None, 3]] * len(requests), pa.list_(pa.int64()))
+    table = requests.set_column(1, "video", wide).set_column(6, "last", lists)
+    description = packaging.signature(Ranker.load(artefact), table)
+    frame = table.to_pandas()
+    frame.at[0, "last"] = None
+    found = _enforce_schema(frame, description.inputs)
+    assert found["video"].tolist() == frame["video"].tolist()
+    assert found["last"][0] is None
+    np.testing.assert_array_equal(found["last"][1], [1.0, np.nan, 3.0])
+
+
 def test_a_sample_without_a_feature_is_refused(packaging, artefact, requests):
     with pytest.raises(InputError, match="column 'day': missing"):
         packaging.signature(Ranker.load(artefact), requests.drop_columns("day"))
