@@ -54,15 +54,15 @@ def test_values_that_training_has_not_are_told_by_fewer_columns() -> None:
 
 
 def test_a_missing_number_is_in_a_bucket_of_its_own() -> None:
-    def rates(missing: float | None) -> np.ndarray:
+    def rates(missing: float | None, *boundaries: float) -> np.ndarray:
         tables = splits()
         for name, table in tables.items():
             age = [missing if place % 4 == 0 else age for place, age in enumerate(table["age"].to_pylist())]
             tables[name] = table.set_column(0, "age", pa.array(age, pa.float64()))
-        boundaries = {"age_band": {"column": "age", "boundaries": [30, 60, 99]}}
-        return append_rates(tables, config(("age_band",), buckets=boundaries))["test"]["rich_by_age_band"].to_numpy()
+        bands = {"age_band": {"column": "age", "boundaries": boundaries}}
+        return append_rates(tables, config(("age_band",), buckets=bands))["test"]["rich_by_age_band"].to_numpy()
 
-    np.testing.assert_array_equal(rates(None), rates(99.0))  # nobody else is that old
+    np.testing.assert_array_equal(rates(None, 30, 60), rates(99.0, 30, 60, 99))  # nobody is that old
 
 
 @pytest.mark.parametrize("row", [0, 17, 399])
