@@ -108,7 +108,9 @@ class CategoricalFeature(_Column):
     encoding: Encoding = Hashed()
     multi_hot: bool = Field(False, description="The column holds lists of ids.")
     pooling: Literal["sum", "mean", "sqrtn"] = Field("sum", description="How the vectors of a list become one.")
-    weights: str = Field("", description="Column of per-id weights, a list as long as the ids'.")
+    weights: str = Field(
+        "", description="Column of per-id weights, a list as long as the ids'; for `mean`, none below 0."
+    )
 
     @property
     def table_name(self) -> str:

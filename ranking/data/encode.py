@@ -162,7 +162,7 @@ def as_table(data: pa.Table | pd.DataFrame | Mapping[str, object]) -> pa.Table:
     """A request as an Arrow table: a table, a data frame (lists in its cells), or columns by name.
 
     Raises:
-        InputError: a column mixes types.
+        InputError: a column mixes types, is there twice, or holds what no type of Arrow does.
     """
     try:
         if isinstance(data, pa.Table):
@@ -170,16 +170,16 @@ def as_table(data: pa.Table | pd.DataFrame | Mapping[str, object]) -> pa.Table:
         if isinstance(data, pd.DataFrame):
             return pa.Table.from_pandas(data, preserve_index=False)
         return pa.table({name: pa.array(values, from_pandas=True) for name, values in data.items()})
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         text = "; ".join(str(part) for part in error.args)
         raise InputError(f"{text}; expected numbers, strings or lists of them, one type a column") from None
 
 
 def _scale(feature: DenseFeature, fitted: Statistics, values: Float) -> Float:
-    """`values` `[N]` by the feature's rule; all 0 where the fitted column was constant."""
+    """`values` `[N]` by the feature's rule; all 0 where the fitted column was constant, or as good as that."""
     if feature.scale == "none":
         return values
-    if fitted.minimum >= fitted.maximum:
+    if not fitted.varies:
         return np.zeros_like(values)
     if feature.scale == "minmax":
         return np.clip(_minus(values, fitted.minimum) / (fitted.maximum - fitted.minimum), 0.0, 1.0)
@@ -212,6 +212,8 @@ def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool 
     weights, missing = lists.column.finite_and_missing()
     if missing is not None and (missing := missing if kept is None else missing & kept).any():
         raise lists.column.bad(int(missing.argmax()), "a number")
+    if feature.pooling == "mean" and (weights < 0).any():
+        raise lists.column.bad(int((weights < 0).argmax()), "a weight >= 0, as `pooling: mean` divides by their sum")
     return (weights if kept is None else weights[kept]).astype(np.float64, copy=False)
 
 

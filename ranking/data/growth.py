@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranking.data.hashing import Int64
-from ranking.data.transforms import Statistics, Transforms
+from ranking.data.transforms import Transforms
 from ranking.errors import InputError
 from ranking.schema import Schema
 
@@ -52,7 +52,7 @@ def extended(schema: Schema, fitted: Transforms, earlier: Transforms) -> Transfo
     for name, kind in fitted.hashed.items():
         if earlier.hashed.get(name, kind) != kind:
             raise InputError(f"feature {name!r}: got {kind} keys; expected {earlier.hashed[name]}, as before")
-    kept = {name: s for name, s in earlier.statistics.items() if name in fitted.statistics and varies(s)}
+    kept = {name: s for name, s in earlier.statistics.items() if name in fitted.statistics and s.varies}
     refitted = fitted.statistics.keys() - kept.keys()
     boundaries = {n: b for n, b in earlier.boundaries.items() if n in fitted.boundaries and n not in refitted}
     result = Transforms(
@@ -75,14 +75,9 @@ def shifts(fitted: Transforms, kept: Transforms) -> list[Shift]:
     moved = [
         Shift(name, (now.mean - before.mean) / before.std, now.std / before.std)
         for name, (now, before) in pairs.items()
-        if varies(before)
+        if before.varies
     ]
     return sorted(moved, key=lambda shift: -abs(shift.mean))
-
-
-def varies(statistics: Statistics) -> bool:
-    """Whether the fitted values differ, so that scaling made an input of them."""
-    return statistics.minimum < statistics.maximum
 
 
 def earlier_rows(table: str, schema: Schema, now: Transforms, before_schema: Schema, before: Transforms) -> Int64:

@@ -46,6 +46,11 @@ class Statistics(Frozen):
     mean: float
     std: float
 
+    @property
+    def varies(self) -> bool:
+        """Whether the values differ, so that scaling makes an input of them; the spread of tiny ones can be 0."""
+        return self.minimum < self.maximum and self.std > 0
+
 
 class _File(Frozen):
     """Content of `transforms.json`: all but the vocabularies, which are Parquet files beside it."""

@@ -249,6 +249,17 @@ def test_weights_must_match_the_ids(weights, message):
         lists(ids("f", multi_hot=True, weights="w"), [[1], [1, 2]], {"w": weights})
 
 
+def test_only_a_mean_needs_weights_of_one_sign():
+    def weights(pooling):
+        feature = ids("f", "identity", multi_hot=True, pooling=pooling, weights="w")
+        return lists(feature, [[1], [1, 2]], {"w": [[1.0], [0.3, -0.4]]})[2]
+
+    assert weights("sum") == pytest.approx([1.0, 0.3, -0.4])
+    assert weights("sqrtn") == pytest.approx([1.0, 0.6, -0.8])
+    with pytest.raises(InputError, match=r"column 'w', row 1: got -0.4; expected a weight >= 0, as `pooling: mean`"):
+        weights("mean")
+
+
 def test_the_weight_of_a_null_id_is_dropped_with_it():
     feature = ids("f", "identity", multi_hot=True, weights="w")
     assert lists(feature, [[1, None, 2]], {"w": [[0.5, None, 2.0]]}) == ([1, 2], [2], [0.5, 2.0])
@@ -324,6 +335,22 @@ def test_a_request_that_mixes_types_is_an_input_error():
         InputError, match=r"column f [^\n]*; expected numbers, strings or lists of them, one type a column"
     ):
         as_table(pd.DataFrame({"f": ["a", 1]}))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pd.DataFrame({"f": [2**70, None]}),
+        {"f": [[2**70]]},
+        {"f": ["\ud800"]},
+        pd.DataFrame([[1, 2]], columns=["f", "f"]),
+        {"f": [1], "g": [1, 2]},
+    ],
+    ids=["large", "large in a list", "surrogate", "twice", "lengths"],
+)
+def test_a_request_that_arrow_cannot_hold_is_an_input_error(columns):
+    with pytest.raises(InputError, match=r"^[^\n]*; expected numbers, strings or lists of them, one type a column$"):
+        as_table(columns)
 
 
 def test_serving_needs_no_labels():

@@ -24,6 +24,11 @@ def test_a_constant_column_becomes_0(scale):
     assert numbers(dense("x", scale=scale), [0.1, 7.0, None], fit=[0.1] * 10) == [[0.0], [0.0], [0.0]]
 
 
+@pytest.mark.parametrize("scale", ["minmax", "standardise"])
+def test_a_column_whose_spread_vanishes_becomes_0(scale):
+    assert numbers(dense("x", scale=scale), [0.0, 7.0], fit=[0.0, 1e-200]) == [[0.0], [0.0]]
+
+
 def test_log1p_keeps_the_sign():
     found = numbers(dense("x", scale="none", log1p=True), [-3.0, 7.0], fit=[1.0])
     assert found == [[pytest.approx(-math.log1p(3))], [pytest.approx(math.log1p(7))]]
