@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 
 from pipelines.job import job, say
 from ranking.config import RunConfig
 from ranking.data.checks import examine
+from ranking.data.columns import Block
 from ranking.data.manifest import Manifest
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT
@@ -32,7 +32,7 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
         for split in ("train", "validation", "test")
         if getattr(data, split)
     }
-    report = examine(schema, transforms, {name: tables(m, config) for name, m in manifests.items()}, limit)
+    report = examine(schema, transforms, {name: blocks(m, config) for name, m in manifests.items()}, limit)
     say(report.render(full))
     if not full:
         notes = sum(finding.level == "note" for finding in report.findings)
@@ -40,9 +40,9 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
     return None if report.healthy else EXIT_INPUT
 
 
-def tables(manifest: Manifest, config: RunConfig) -> Iterator[pa.Table]:
+def blocks(manifest: Manifest, config: RunConfig) -> Iterator[Block]:
     """The row groups of a manifest, one after another."""
-    return (table for _, table in config.data.row_groups(manifest))
+    return (Block(table, index, manifest.place) for index, table in config.data.row_groups(manifest))
 
 
 main = job(doctor)

@@ -189,12 +189,32 @@ class Block:
     Args:
         table: columns as Parquet, pandas or a request gave them.
         index: `[N]` row numbers for messages; positions in `table` when left out.
+        place: what to say of where a row of that number lies, such as its file.
     """
 
-    def __init__(self, table: pa.Table, index: Int64 | None = None) -> None:
+    def __init__(self, table: pa.Table, index: Int64 | None = None, place: Callable[[int], str] | None = None) -> None:
         """Wrap; nothing is read yet."""
         self.table = table
         self.index = index
+        self._place = place
+
+    @classmethod
+    def of(cls, rows: Block | pa.Table | pa.RecordBatch, first: int) -> Block:
+        """Rows as a block, numbered from `first` on where they have no numbers yet."""
+        if isinstance(rows, Block):
+            return rows
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        return cls(table, np.arange(first, first + table.num_rows))
+
+    def head(self, rows: int) -> Block:
+        """The first rows, at most so many."""
+        return Block(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._place)
+
+    def named(self, error: InputError) -> str:
+        """What an error over these rows says, the place of its row before it."""
+        if self._place is None or not isinstance(error, RowError):
+            return str(error)
+        return f"{self._place(error.row)}: {error}"
 
     def __len__(self) -> int:
         """Number of rows N."""

@@ -50,7 +50,7 @@ class Profile:
         cls,
         name: str,
         encoder: Encoder,
-        tables: Iterable[pa.Table],
+        tables: Iterable[Block | pa.Table],
         limit: int | None = None,
         sample: int = SAMPLE_SIZE,
     ) -> Profile:
@@ -64,8 +64,11 @@ class Profile:
             sample: values of a feature that are kept.
         """
         split = _Split(name, encoder, sample)
-        for table in _first(tables, limit):
-            split.add(table)
+        for table in tables:
+            block = Block.of(table, split.rows)
+            split.add(block if limit is None else block.head(limit - split.rows))
+            if split.rows == limit:
+                break
         return split.profile()
 
     def findings(self) -> Iterator[Finding]:
@@ -187,10 +190,9 @@ class _Split:
         self.tasks = {t.name: _Task(name, t) for t in encoder.schema.tasks}
         self.errors: dict[str, str] = {}
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, block: Block) -> None:
         """Count the next rows of the split in every feature and task."""
-        block = Block(table, np.arange(self.rows, self.rows + table.num_rows))
-        self.rows += table.num_rows
+        self.rows += len(block)
         for feature in self.features.values():
             self._try(f"feature {feature.feature.name}", feature.add, block)
         self._try("tasks", self._labels, block)
@@ -221,7 +223,7 @@ class _Split:
         try:
             look(block)
         except InputError as error:
-            self.errors[where] = str(error)
+            self.errors[where] = block.named(error)
 
 
 def _read(encoder: Encoder, feature: Feature, block: Block) -> tuple[Float64, int]:
@@ -236,14 +238,3 @@ def _read(encoder: Encoder, feature: Feature, block: Block) -> tuple[Float64, in
     null = f"{feature.name}/null"
     before = encoder.counters[null]
     return encoder.ids(feature, block).astype(np.float64), encoder.counters[null] - before
-
-
-def _first(tables: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
-    if limit is None:
-        yield from tables
-        return
-    for table in tables:
-        yield table.slice(0, limit)
-        limit -= table.num_rows
-        if limit <= 0:
-            return

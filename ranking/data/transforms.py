@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ranking.data.columns import Block, Column, Float, Float64
+from ranking.data.columns import Block, Column, Float, Float64, RowError
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import file_system
@@ -84,7 +84,7 @@ class Transforms:
     hashed: Mapping[str, KeyType] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, schema: Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> Transforms:
+    def fit(cls, schema: Schema, batches: Iterable[Block | pa.RecordBatch | pa.Table]) -> Transforms:
         """Fit in one pass over `batches`, holding the vocabularies and a bounded sample of what needs quantiles.
 
         Raises:
@@ -92,7 +92,11 @@ class Transforms:
         """
         fit = _Fit(schema)
         for batch in batches:
-            fit.add(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
+            block = Block.of(batch, fit.rows)
+            try:
+                fit.add(block)
+            except RowError as error:
+                raise InputError(block.named(error)) from None
         transforms = fit.result()
         transforms.check(schema)
         return transforms
@@ -206,10 +210,9 @@ class _Fit:
         self.counts = {f.table_name: ValueCounts() for f in schema.categorical if isinstance(f.encoding, Vocabulary)}
         self.hashed: dict[str, KeyType] = {}
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, block: Block) -> None:
         """Take the next rows in."""
-        block = Block(table, np.arange(self.rows, self.rows + table.num_rows))
-        self.rows += table.num_rows
+        self.rows += len(block)
         for dense in self.schema.dense:
             numbers = compress(dense, block.column(dense.source).finite())
             self.moments[dense.name].add(numbers)

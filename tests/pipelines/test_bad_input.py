@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -123,6 +124,17 @@ def test_values_that_only_reading_finds(workspace, tmp_path, spoiled, change, me
     assert message in only_error(run(tmp_path, "pipelines.train", options))
     assert not (output / "checkpoints").exists()
     assert not (output / "report.json").exists()
+
+
+def test_prepare_and_doctor_name_the_file_too(workspace, tmp_path, spoiled) -> None:
+    option = spoiled(replace_at("duration", 17, math.inf))
+    options = workspace.arguments(option, f"--data.transforms={tmp_path / 'new'}")
+    where = "part-2.parquet: row group 0: column 'duration', row 517: got inf; expected a finite number"
+    assert where in only_error(run(tmp_path, "pipelines.prepare", options))
+    assert not (tmp_path / "new").exists()
+    (found,) = run(tmp_path, "pipelines.doctor", workspace.arguments(option))
+    assert found.code == EXIT_INPUT
+    assert where in found.out
 
 
 def test_a_corrupt_shard_stops_all_ranks_with_its_name_and_row_group(workspace, tmp_path, spoiled) -> None:
