@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code of the rank that failed first; 75 after SIGTERM; 0.
     """
+    gc.enable()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     api.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun takes no agent of ours
     try:
