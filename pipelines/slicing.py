@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipelines.offline import narrowed
 from ranking.config import RunConfig
 from ranking.data.columns import Block, Bool, Column, null_mask
-from ranking.data.hashing import UInt64, hash_keys, integers
+from ranking.data.hashing import Int64, UInt64, hash_keys, integers
 from ranking.data.manifest import Manifest
 from ranking.errors import InputError
 from ranking.expression import Expression
@@ -34,7 +34,7 @@ def columns(config: RunConfig) -> list[str]:
 
 
 def slices(ranker: Ranker, manifest: Manifest, config: RunConfig) -> list[Slice]:
-    """Every slice of `gate.slices` as a mask over the rows, in the order of the manifest.
+    """Every slice of `gate.slices` as a mask over the rows that can be read.
 
     Args:
         ranker: the challenger, whose vocabularies say what is new.
@@ -47,24 +47,26 @@ def slices(ranker: Ranker, manifest: Manifest, config: RunConfig) -> list[Slice]
     if not config.gate.slices:
         return []
     parts = {name: _part(f"gate.slices.{name}", part, ranker, config) for name, part in config.gate.slices.items()}
+    rows: list[Int64] = []
     found: dict[str, list[pa.Array]] = {name: [] for name in parts}
     unseen = {part.unseen for part in config.gate.slices.values()}
     read = (*columns(config), *(feature.source for feature in ranker.schema.categorical if feature.name in unseen))
     for index, table in config.data.row_groups(narrowed(manifest, read)):
         block = Block(table, index)
+        rows.append(index)
         for name, part in parts.items():
             found[name].append(part(block))
     return [
         each
         for name, part in config.gate.slices.items()
-        for each in _cut(name, part, pa.chunked_array(found[name]).combine_chunks())
+        for each in _cut(name, part, np.concatenate(rows), pa.chunked_array(found[name]).combine_chunks())
     ]
 
 
-def _cut(name: str, part: SliceConfig, values: pa.Array) -> Iterator[Slice]:
+def _cut(name: str, part: SliceConfig, rows: Int64, values: pa.Array) -> Iterator[Slice]:
     """One mask, or one for each of the most frequent values and one for the others."""
     if not part.column:
-        yield Slice(name, pc.fill_null(values, False).to_numpy(zero_copy_only=False), part)
+        yield Slice(name, rows, pc.fill_null(values, False).to_numpy(zero_copy_only=False), part)
         return
     counted = sorted(values.value_counts().to_pylist(), key=lambda each: (-each["counts"], str(each["values"])))
     codes = values.dictionary_encode("encode")
@@ -72,9 +74,9 @@ def _cut(name: str, part: SliceConfig, values: pa.Array) -> Iterator[Slice]:
     indices = codes.indices.to_numpy()
     frequent = [each["values"] for each in counted[: part.values]]
     for value in frequent:
-        yield Slice(f"{name}={'null' if value is None else value}", indices == place[value], part)
+        yield Slice(f"{name}={'null' if value is None else value}", rows, indices == place[value], part)
     if len(counted) > len(frequent):
-        yield Slice(f"{name}=other", ~np.isin(indices, [place[value] for value in frequent]), part)
+        yield Slice(f"{name}=other", rows, ~np.isin(indices, [place[value] for value in frequent]), part)
 
 
 def _part(key: str, part: SliceConfig, ranker: Ranker, config: RunConfig) -> Part:

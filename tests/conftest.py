@@ -1,4 +1,4 @@
-"""Shared by all tests: the tiny workspace, and an object store."""
+"""Shared by all tests: the tiny workspace, damage to its files, and an object store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.workspace import Workspace, build
@@ -20,6 +22,21 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture
 def new_workspace(tmp_path: Path) -> Callable[[], Workspace]:
     return lambda: build(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[str, int], None]:
+    """Flips the last bit of the first column of a row group, in a file that keeps its footer."""
+
+    def flip(url: str, group: int, column: int = 0) -> None:
+        system, path = fsspec.core.url_to_fs(url)
+        content = bytearray(system.cat_file(path))
+        chunk = pq.read_metadata(pa.BufferReader(bytes(content))).row_group(group).column(column)
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        content[start + chunk.total_compressed_size - 1] ^= 1
+        system.pipe_file(path, bytes(content))
+
+    return flip
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.assembly import Assembly
 from pipelines.fit import Fit
-from pipelines.offline import predict
+from pipelines.offline import narrowed, predict
 from pipelines.release import score_best
 from pipelines.score import load, model_uri
 from pipelines.tuning import study as studies
@@ -109,12 +109,24 @@ def predictions(config: RunConfig, world: World) -> tuple[Predictions | None, Ma
 
 
 def lengths(config: RunConfig, rows: Manifest, found: Predictions) -> Tensor | None:
-    """`[N]` values of `fusion.length.column` in the order of `found`; None without that factor."""
+    """`[N]` values of `fusion.length.column` in the order of `found`; None without that factor.
+
+    Raises:
+        InputError: a row was scored whose value is in quarantine.
+    """
     factor = config.fusion.length
     if factor is None:
         return None
-    parts = [Block(table, index).column(factor.column).finite() for index, table in config.data.row_groups(rows)]
-    return torch.from_numpy(np.concatenate(parts)[found.rows])
+    values, known = np.full(rows.rows, np.nan), np.zeros(rows.rows, np.bool_)
+    for index, table in config.data.row_groups(narrowed(rows, [factor.column])):
+        values[index], known[index] = Block(table, index).column(factor.column).finite(), True
+    lost = np.count_nonzero(~known[found.rows])
+    if lost:
+        raise InputError(
+            f"fusion.length.column: {factor.column!r} is damaged in {lost} of {len(found.rows)} rows that were scored; "
+            "expected all of them to have it"
+        )
+    return torch.from_numpy(values[found.rows])
 
 
 def weights(config: RunConfig) -> dict[str, float]:

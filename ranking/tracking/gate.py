@@ -128,7 +128,7 @@ def decide(
         checks.append(_improvement(checks, config))
     fit = {check.task for check in checks if check.name.endswith("_change")}
     both = [(pair.own, pair.old) for pair in pairs if pair.own and pair.old and pair.task in fit]
-    checks += judge_slices(both, slices, np.sort(challenger.rows), config.level)
+    checks += judge_slices(both, slices, config.level)
     return Verdict(tuple(checks), tuple(_differences(challenger, champion, gone)))
 
 

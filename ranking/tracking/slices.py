@@ -43,11 +43,13 @@ class Slice(NamedTuple):
 
     Attributes:
         name: such as `tab=1`.
-        mask: `[N]` bool, in ascending order of the row numbers.
+        rows: `[n]` numbers of the rows of which it is known whether they belong to it.
+        mask: `[n]` bool, those that do.
         config: its rules.
     """
 
     name: str
+    rows: Column
     mask: Bools
     config: SliceConfig
 
@@ -55,29 +57,38 @@ class Slice(NamedTuple):
 def judge_slices(
     pairs: Sequence[tuple[Predictions, Predictions]],
     slices: Sequence[Slice],
-    rows: Column,
     level: float,
 ) -> list[Check]:
-    """Refuse a loss that is larger than the slice's margin and is not noise.
+    """Refuse a loss that is larger than the slice's margin and is not noise, and a slice that is known in part only.
 
     A loss is not noise where the paired interval lies below 0; its level is corrected for the number of slices and
     tasks judged (Bonferroni), so that many slices do not make a false alarm likely.
 
     Args:
         pairs: challenger and champion of every task both have, one task each, on the rows of its sample space.
-        slices: masks over `rows`.
-        rows: `[N]` row numbers, ascending.
+        slices: parts of the rows.
         level: coverage of the intervals together.
     """
-    found = [(part, part.mask[np.searchsorted(rows, own.rows)], own, old) for own, old in pairs for part in slices]
-    lacking = [_lacking(own, inside, part.config.min_positives) for part, inside, own, _ in found]
-    corrected = 1 - (1 - level) / max(lacking.count(""), 1)
+    found = [(part, np.isin(own.rows, part.rows[part.mask]), own, old) for own, old in pairs for part in slices]
+    settled = [_settled(part, own, inside) for part, inside, own, _ in found]
+    corrected = 1 - (1 - level) / max(settled.count(None), 1)
     return [
-        Check(_name(own), own.names[0], True, _bound(part), note=reason, part=part.name)
-        if reason
-        else _judge(part, own, old, inside, corrected)
-        for (part, inside, own, old), reason in zip(found, lacking, strict=True)
+        check or _judge(part, own, old, inside, corrected)
+        for (part, inside, own, old), check in zip(found, settled, strict=True)
     ]
+
+
+def _settled(part: Slice, own: Predictions, inside: Bools) -> Check | None:
+    """The check of a slice that cannot be measured; None where it can.
+
+    It fails where rows were scored of which it is unknown whether they belong: the column that says so is damaged.
+    """
+    task, unknown = own.names[0], int(np.count_nonzero(~np.isin(own.rows, part.rows)))
+    if unknown:
+        note = f"unknown of {unknown} of {len(own.rows)} rows"
+        return Check("rows", task, False, "known to be in or out", note=note, part=part.name)
+    reason = _lacking(own, inside, part.config.min_positives)
+    return Check(_name(own), task, True, _bound(part), note=reason, part=part.name) if reason else None
 
 
 def _judge(part: Slice, own: Predictions, old: Predictions, inside: Bools, level: float) -> Check:

@@ -77,18 +77,3 @@ def encode_impressions() -> Callable[[pa.Table, torch.Tensor, torch.Tensor | Non
         return rows if order is None else rows.take(order)
 
     return encode
-
-
-@pytest.fixture(scope="session")
-def damage() -> Callable[[str, int], None]:
-    """Flips the last bit of the first column of a row group, in a file that keeps its footer."""
-
-    def flip(url: str, group: int, column: int = 0) -> None:
-        system, path = fsspec.core.url_to_fs(url)
-        content = bytearray(system.cat_file(path))
-        chunk = pq.read_metadata(pa.BufferReader(bytes(content))).row_group(group).column(column)
-        start = chunk.dictionary_page_offset or chunk.data_page_offset
-        content[start + chunk.total_compressed_size - 1] ^= 1
-        system.pipe_file(path, bytes(content))
-
-    return flip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
-from pipelines.tuning.fusion import Judge, weights
+from pipelines.tuning.fusion import Judge, lengths, weights
 from ranking.config import load, revise
 from ranking.errors import InputError
 from ranking.metrics import Predictions, gauc
@@ -94,6 +97,46 @@ def predictions() -> Predictions:
         rows=draw.permutation(300),
         groups=draw.integers(0, 20, 300),
     )
+
+
+Reader = Callable[[int], list[float]]
+"""Lengths of 300 rows from the row of that number on, in an order of their own."""
+
+
+@pytest.fixture
+def damaged(
+    new_workspace: Callable[[], Workspace], damage: Callable[[str, int, int], None]
+) -> Callable[[str], tuple[Reader, Reader]]:
+    """Damages the first 100 rows of a column; reads lengths, and what they should be."""
+
+    def spoil(column: str) -> tuple[Reader, Reader]:
+        home = new_workspace()
+        (file,) = home.files("validation")
+        table = pq.read_table(file)
+        damage(str(file), 0, pq.read_metadata(file).schema.names.index(column))
+        config = home.config('--fusion.length={"column": "duration"}', "--data.quarantine.max_share=0.5")
+        rows = config.data.manifest(config.data.validation, ["is_like", "duration"], "data.validation")
+
+        def read(first: int) -> list[float]:
+            found = lengths(config, rows, dataclasses.replace(predictions(), rows=predictions().rows + first))
+            assert found is not None
+            return found.tolist()
+
+        return read, lambda first: table["duration"].take(predictions().rows + first).to_pylist()
+
+    return spoil
+
+
+@pytest.mark.parametrize("column", ["is_like", "duration"])
+def test_every_row_has_its_own_length_whatever_is_damaged_elsewhere(damaged, column: str) -> None:
+    read, expected = damaged(column)
+    assert read(100) == expected(100)
+
+
+def test_a_row_that_was_scored_without_its_length_is_an_error(damaged) -> None:
+    read, _ = damaged("duration")
+    with pytest.raises(InputError, match=r"^fusion\.length\.column: 'duration' is damaged in 1 of 300 rows that were"):
+        read(99)
 
 
 @pytest.mark.parametrize("space", ["entire", "sample"])

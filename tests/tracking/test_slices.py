@@ -16,8 +16,8 @@ from tests.tracking.judged import CLICK, CONFIG, ROWS, blurred, changed, model
 def parts(predictions: Predictions, margin: float = 0.02, **settings) -> list[Slice]:
     """The first tenth of the rows, the other nine, and a handful."""
     order, config = np.arange(len(predictions.rows)), SliceConfig(column="x", margin=margin, **settings)
-    tenth = order < len(order) // 10
-    return [Slice("x=few", tenth, config), Slice("x=most", ~tenth, config), Slice("x=rare", order < 40, config)]
+    masks = {"x=few": order < len(order) // 10, "x=most": order >= len(order) // 10, "x=rare": order < 40}
+    return [Slice(name, predictions.rows, mask, config) for name, mask in masks.items()]
 
 
 def hurt_in_the_first_tenth() -> Predictions:
@@ -63,6 +63,36 @@ def test_slices_are_cut_in_the_order_of_the_rows():
     assert decide(shuffled, champion, CONFIG, cut) == decide(challenger, champion, CONFIG, cut)
 
 
+def test_a_slice_that_is_known_in_part_fails_where_a_row_of_the_rest_was_scored():
+    """Row groups of the slice's own column are in quarantine: those before, so that every row would move up."""
+    challenger, champion = hurt_in_the_first_tenth(), blurred(0.3)
+    few, *_ = parts(model())
+    known = few.rows >= few.rows[100]
+    rest = few._replace(rows=few.rows[known], mask=few.mask[known])
+    found = [check for check in decide(challenger, champion, CONFIG, [rest]).checks if check.part]
+    assert [(check.name, check.task, check.passed) for check in found] == [
+        ("rows", task, False) for task in challenger.names
+    ]
+    assert found[0].reason == (
+        "click @ x=few: rows undefined, required known to be in or out (unknown of 100 of 4000 rows)"
+    )
+
+
+def test_rows_that_nobody_scored_may_be_known():
+    """Row groups of a label or a feature are in quarantine."""
+    few, *_ = parts(model())
+    kept = np.arange(ROWS) >= 100
+    challenger, champion = (
+        dataclasses.replace(
+            each, **{key: getattr(each, key)[kept] for key in ("scores", "labels", "in_space", "observed", "rows")}
+        )
+        for each in (hurt_in_the_first_tenth(), blurred(0.3))
+    )
+    verdict = decide(challenger, champion, CONFIG, [few])
+    assert [(c.task, c.part) for c in verdict.checks if not c.passed] == [("click", "x=few")]
+    assert verdict == decide(challenger, champion, CONFIG, [few._replace(rows=few.rows[kept], mask=few.mask[kept])])
+
+
 def test_without_a_champion_no_slice_is_judged():
     assert not [check for check in decide(model(), None, CONFIG, parts(model())).checks if check.part]
 
@@ -77,7 +107,8 @@ def test_many_slices_of_equal_models_raise_no_false_alarm():
     generator, blocked = np.random.default_rng(8), 0
     config = GateConfig(margin=0.5, improve="none", calibration=(0, 100), ece_max=1)
     labels, space = np.arange(2000)[:, None] % 3 == 0, np.ones((2000, 1), bool)
-    cut = [Slice(f"x={i}", np.arange(2000) % 8 == i, SliceConfig(column="x", margin=0.0)) for i in range(8)]
+    rows, settings = np.arange(2000), SliceConfig(column="x", margin=0.0)
+    cut = [Slice(f"x={i}", rows, rows % 8 == i, settings) for i in range(8)]
     for _ in range(60):
         shared, *own = generator.normal(size=(3, 2000)) + labels[:, 0]
         one, other = (
