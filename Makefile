@@ -81,10 +81,10 @@ bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmar
 	$(if $(filter cuda,$(DEVICE)),$(call ROUNDED,gpu))
 	$(BIN)/python -m benchmarks.document
 
-schema: .venv/cpu  ## write configs/schema.json
+schema: .venv/$(VARIANT)  ## write configs/schema.json
 	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json
 
-docs: .venv/cpu  ## copy report and figures of runs/quickstart to docs/quickstart, fill README
+docs: .venv/$(VARIANT)  ## copy report and figures of runs/quickstart to docs/quickstart, fill README
 	$(RUN) pipelines.report -c configs/quickstart.yaml --publish docs/quickstart
 	$(BIN)/python docs/readme.py
 

@@ -18,7 +18,8 @@ echo "ran $2"
 case "$2" in {job}) exit {code} ;; esac
 """
 
-Make = Callable[..., subprocess.CompletedProcess[str]]
+Made = subprocess.CompletedProcess[str]
+Make = Callable[..., Made]
 
 
 @pytest.fixture
@@ -31,14 +32,13 @@ def make(tmp_path: Path) -> Make:
     (tmp_path / "data/kuairand/days").mkdir(parents=True)
     python = tmp_path / ".venv/bin/python"
 
-    def run(*words: str, variant: str = "cpu", job: str = "none", code: int = 0) -> subprocess.CompletedProcess[str]:
-        (tmp_path / f".venv/{variant}").touch()
+    def run(*words: str, device: str = "cpu", installed: str = "cpu", job: str = "none", code: int = 0) -> Made:
+        (tmp_path / f".venv/{installed}").touch()
         python.write_text(PYTHON.format(job=job, code=code))
         python.chmod(0o755)
+        command = ["make", "-C", str(tmp_path), f"DEVICE={device}", *words]
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-        return subprocess.run(
-            ["make", "-C", tmp_path, *words], env=outside, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, env=outside, capture_output=True, text=True, check=False)
 
     return run
 
@@ -57,3 +57,14 @@ def test_whatever_the_gate_decides_the_report_follows(
     done = make(target, job=job, code=code)
     assert f"ran {job}" in done.stdout
     assert (done.returncode == 0, f"ran {last}" in done.stdout) == (goes_on, goes_on), done.stderr
+
+
+TARGETS = ["train", "demo-retrain", "studies-fast", "test", "check", "bench", "docs", "schema"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_for_a_gpu_keeps_what_was_installed_for_one(make: Make, target: str) -> None:
+    asked = make("--dry-run", target, device="cuda", installed="gpu")
+    assert asked.returncode == 0, asked.stderr
+    assert "venv --clear" not in asked.stdout
+    assert "venv --clear" in make("--dry-run", target, device="cpu", installed="gpu").stdout
