@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ranking.config import load
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
@@ -105,6 +107,21 @@ def test_no_secrets_are_written_down() -> None:
 def test_the_search_for_secrets_finds_one() -> None:
     assert SECRET.search("AWS_SECRET_ACCESS_KEY: abcdef123456")
     assert not SECRET.search("AWS_SECRET_ACCESS_KEY: ${TRAINER_S3_SECRET:?}")
+
+
+def test_what_the_commands_of_the_readme_write_outlives_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = re.search(r"docker run --rm .*", (DOCKER / "README.md").read_text().replace("\\\n", " "))
+    assert command
+    for name, value in re.findall(r"-e (RANKING_\w+)=(\S+)", command[0]):
+        monkeypatch.setenv(name, value)
+    config = load([ROOT / "configs/quickstart.yaml"], [])
+    assert config.prepare
+    database = config.tracking.uri.removeprefix("sqlite:///")
+    written = [database, config.tracking.artifact_location, str(config.output), config.data.transforms]
+    volumes = [Path(place) for place in re.findall(r"-v [\w-]+:(\S+)", command[0])]
+    for path in [*written, config.prepare.output]:
+        assert path
+        assert any((Path(lines("cpu", "WORKDIR")[-1]) / path).is_relative_to(volume) for volume in volumes), path
 
 
 def start(*command: str) -> subprocess.CompletedProcess[str]:
