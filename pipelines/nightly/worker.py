@@ -37,7 +37,7 @@ def train(arguments: Sequence[str], processes: int) -> None:
     """
     launcher = [sys.executable, "-m", "pipelines.launch", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "-m", "pipelines.train", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         with _on_sigterm(lambda number, _: process.send_signal(number)):  # it commits a checkpoint before it ends
             said = _last_error(process)
     match process.returncode:
