@@ -15,6 +15,7 @@ from pipelines.nightly.run import run
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
 from pipelines.nightly.tracking import track
+from pipelines.nightly.worker import Stop
 from ranking.config import RunConfig
 from ranking.errors import EXIT_BAD_DATA, InputError
 
@@ -34,15 +35,17 @@ def retrain(config: RunConfig, command: Command, day: Day = "", backfill: Range 
     if not config.retrain.partition:
         raise InputError("retrain.partition: missing; expected the URL of one day's files with {date} in it")
     codes: list[int] = []
-    for each in _days(day, backfill):
-        night = run(Stages(each, config, command))
-        if night.reported:
-            say(f"{each}: done already: {headline(night)}")
-        else:
-            _report(night, config, command)
-        codes.append(night.exit_code)
-        if not night.settled:
-            return codes[-1]
+    stop = Stop()
+    with stop.heard():
+        for each in _days(day, backfill):
+            night = run(Stages(each, config, command), stop)
+            if night.reported:
+                say(f"{each}: done already: {headline(night)}")
+            else:
+                _report(night, config, command)
+            codes.append(night.exit_code)
+            if not night.settled:
+                return codes[-1]
     return EXIT_BAD_DATA if EXIT_BAD_DATA in codes else codes[-1]
 
 

@@ -8,7 +8,7 @@ import time
 from pipelines.nightly.day import is_fault_of_the_store
 from pipelines.nightly.night import Night, Outcome
 from pipelines.nightly.stages import Stages
-from pipelines.nightly.worker import StoppedError, WorkerError, stoppable
+from pipelines.nightly.worker import Stop, StoppedError, WorkerError
 from ranking.errors import InputError
 from ranking.tracking.redact import redact_text
 from ranking.tracking.registry import RegistryError
@@ -16,7 +16,7 @@ from ranking.tracking.registry import RegistryError
 log = logging.getLogger(__name__)
 
 
-def run(stages: Stages) -> Night:
+def run(stages: Stages, stop: Stop) -> Night:
     """Go on with a night until it has an outcome.
 
     A finished one is returned as it is. Data found bad is looked at again: it may have been mended.
@@ -24,19 +24,19 @@ def run(stages: Stages) -> Night:
     night = Night.load(stages.folder) or Night(day=stages.day)
     if not night.finished:
         night = night.model_copy(update={"outcome": None, "reason": "", "reported": False})
-    with stoppable():
-        while night.outcome is None:
-            night = _step(night, stages)
-            night.save(stages.folder)
+    while night.outcome is None:
+        night = _step(night, stages, stop)
+        night.save(stages.folder)
     return night
 
 
-def _step(night: Night, stages: Stages) -> Night:
+def _step(night: Night, stages: Stages, stop: Stop) -> Night:
     """One stage, or how it failed."""
     stage, work = stages.after(night.stage)
     began = time.monotonic()
     try:
-        after = work(night)
+        with stop.ends():
+            after = work(night)
     except Exception as error:
         if _outcome(error) == "fault":
             log.exception("a fault of ours")

@@ -60,15 +60,35 @@ def _last_error(process: subprocess.Popen[str]) -> str:
     return said
 
 
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends the stage that runs with StoppedError."""
+class Stop:
+    """SIGTERM, which ends a stage with StoppedError: the one that runs, or the next if it comes during a commit."""
 
-    def stop(_: int, __: FrameType | None) -> None:
-        raise StoppedError("stopped by SIGTERM; the same command goes on")
+    def __init__(self) -> None:
+        """Nobody has asked yet, and no stage runs."""
+        self._asked = self._may_raise = False
 
-    with _on_sigterm(stop):
-        yield
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Note SIGTERM from here on."""
+        with _on_sigterm(self._note):
+            yield
+
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """SIGTERM ends what is inside, at once where it came before."""
+        self._may_raise = True
+        try:
+            if self._asked:
+                self._note()
+            yield
+        finally:
+            self._may_raise = False
+
+    def _note(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        self._asked = True
+        if self._may_raise:
+            self._may_raise = False
+            raise StoppedError("stopped by SIGTERM; the same command goes on")
 
 
 @contextmanager

@@ -1,14 +1,16 @@
-"""The training job of a night, seen from outside: a program in its place that ends as told."""
+"""The training job of a night, seen from outside: a program in its place that ends as told; and what SIGTERM ends."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.nightly.worker import WorkerError, train
+from pipelines.nightly.worker import Stop, StoppedError, WorkerError, train
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError
 
 Trainer = Callable[[bytes, int], None]
@@ -39,3 +41,16 @@ def test_what_a_library_writes_need_not_be_text(trainer: Trainer, capfd: pytest.
     with pytest.raises(WorkerError, match=r"^training ended with code 1: a\ufffdb$"):
         train([], 1)
     assert "NCCL \ufffd\ufffd\n" in capfd.readouterr().err
+
+
+def test_sigterm_ends_a_stage_now_or_the_next_one() -> None:
+    stop, done = Stop(), []
+    with stop.heard():
+        with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; the same command goes on$"), stop.ends():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("a commit")
+        with pytest.raises(StoppedError), stop.ends():
+            done.append("the stage after it")
+    assert done == ["a commit"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -21,17 +24,20 @@ from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_fault_of_the_store, is_there, manifest, profile, wait
 from pipelines.nightly.html import page
 from pipelines.nightly.judge import duels
-from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, Plan, Score, nights
+from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, Plan, Score, Stage, nights
 from pipelines.nightly.pages import publish
 from pipelines.nightly.pictures import effective, reading
+from pipelines.nightly.run import run as go
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
+from pipelines.nightly.worker import Stop
 from pipelines.offline import Scored
 from ranking.config import RunConfig, load
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
-from ranking.errors import EXIT_INPUT, InputError
+from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError
 from ranking.metrics import Predictions
+from ranking.tracking.spool import write_atomically
 from tests.launch import free_port, run
 from tests.workspace import content, impressions
 
@@ -221,6 +227,33 @@ def test_a_night_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "night.json").write_text("{}")
     with pytest.raises(InputError, match="not the record of a night"):
         Night.load(tmp_path)
+
+
+@dataclass(frozen=True)
+class Idle(Stages):
+    """Stages that do nothing, the last one but promote."""
+
+    def after(self, stage: Stage) -> tuple[Stage, Callable[[Night], Night]]:
+        following, _ = super().after(stage)
+        return following, lambda night: night.model_copy(update={"outcome": "promoted"} if stage == "judged" else {})
+
+
+def test_a_night_that_is_stopped_during_a_commit_ends_as_stopped_and_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, content: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_atomically(path, content)
+
+    stages, stop = Idle(DAY, log.config(), Command((log.yaml,), ())), Stop()
+    monkeypatch.setattr("pipelines.nightly.night.write_atomically", slow)
+    with stop.heard():
+        night = go(stages, stop)
+    assert (night.stage, night.outcome, night.exit_code) == ("examined", "stopped", EXIT_STOPPED)
+    assert night.reason == "prepared: stopped by SIGTERM; the same command goes on"
+    assert Night.load(stages.folder) == night
+    monkeypatch.undo()
+    assert go(stages, Stop()).outcome == "promoted"
 
 
 def test_every_outcome_has_an_exit_code_of_its_own() -> None:
