@@ -29,6 +29,7 @@ _OUTCOMES = {
 }
 
 Pinned = Annotated[Path | None, typer.Option(help="Evaluation manifest; the run's own test manifest when left out.")]
+Challenger = Annotated[int | None, typer.Option(help="Judge this version; the registry's challenger when left out.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the verdict and end with its exit code; move nothing.")]
 Approve = Annotated[int | None, typer.Option(help="Promote this candidate, if it still passes; needs --by.")]
 Decline = Annotated[int | None, typer.Option(help="Decide against this candidate; needs --by.")]
@@ -44,6 +45,7 @@ def promote(
     decline: Decline = None,
     by: By = "",
     reason: Reason = "",
+    challenger: Challenger = None,
 ) -> int | None:
     """Make the challenger champion if it passes the gate.
 
@@ -51,6 +53,8 @@ def promote(
     and waits as `candidate` for a person, as `gate.approval: required` says.
     """
     registry = Registry(config.tracking.uri, config.registry.name)
+    if sum(each is not None for each in (challenger, approve, decline)) > 1:
+        raise InputError("--challenger, --approve, --decline: got several; expected one of them")
     if (approve is not None or decline is not None) and not by:
         raise InputError("--by: missing; expected the name of the person who decides")
     if decline is not None:
@@ -58,7 +62,7 @@ def promote(
         say(f"{registry.name} version {decline} is declined by {by}")
         return None
     for _ in range(_ATTEMPTS):
-        version = registry.challenger() if approve is None else _candidate(registry, approve)
+        version = _judged(registry, challenger, approve)
         if version is None:
             return _nothing(registry)
         rows, champion = read_pinned(manifest or pinned(config), config), registry.champion()
@@ -96,6 +100,16 @@ def _code(verdict: Verdict, config: RunConfig, approved: bool) -> int:
 def _act(registry: Registry, code: int) -> Callable[[int, Verdict, int | None, str, str], None]:
     """What follows from an exit code."""
     return {EXIT_OK: registry.promote, EXIT_WAITING: registry.nominate, EXIT_NOT_PROMOTED: registry.reject}[code]
+
+
+def _judged(registry: Registry, challenger: int | None, approve: int | None) -> int | None:
+    """The version to judge; None where nothing waits."""
+    if approve is not None:
+        return _candidate(registry, approve)
+    if challenger is None:
+        return registry.challenger()
+    registry.require_new(challenger)
+    return challenger
 
 
 def _candidate(registry: Registry, version: int) -> int:

@@ -14,7 +14,7 @@ from pipelines.comparison import read_pinned, score
 from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.judge import duels
-from pipelines.nightly.night import DayReport, Night, Plan, Stage, nights
+from pipelines.nightly.night import DayReport, Night, Outcome, Plan, Stage, nights
 from pipelines.nightly.retention import has_checkpoints
 from pipelines.nightly.worker import train
 from pipelines.prepare import prepare
@@ -26,10 +26,14 @@ from ranking.data.findings import Finding
 from ranking.data.profile import Profile
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
+from ranking.tracking.audit import Decision
 from ranking.tracking.delivery import Identity
 from ranking.tracking.registry import Entry, Registry, RegistryError
 
 log = logging.getLogger(__name__)
+
+_OUTCOMES: dict[str, Outcome] = {"rejected": "not_better", "declined": "not_better", "nominated": "waiting"}
+"""What a decision makes of a night; every other one made its version champion."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +115,18 @@ class Stages:
         return night.model_copy(update={"champion": champion, "duels": duels(sides, config)})
 
     def decide(self, night: Night) -> Night:
-        """Let the gate decide, and move the aliases as it says; a decision made before stands."""
-        entry = self._entry(night.run_id)
-        if not entry.status:
-            promote(self.configuration(night))
-            entry = self._entry(night.run_id)
-        if not entry.status:
-            raise RegistryError(f"registry {self.registry.name}: another challenger took the place of {entry.version}")
-        waits = self.registry.candidate() == entry.version
-        outcome = "promoted" if entry.promoted_at else "waiting" if waits else "not_better"
-        found = {"outcome": outcome, "reason": entry.reason, "verdict": self._verdict(entry.version)}
-        return night.model_copy(update=found)
+        """Let the gate decide on the night's own version, and move the aliases; a decision made before stands.
+
+        Whichever is challenger by now may have trained on the rows that judge this one.
+        """
+        version = self._entry(night.run_id).version
+        said = self._decisions(version)
+        if not said or (said[-1].moves and not said[-1].settled):  # not judged, or cut short
+            promote(self.configuration(night), challenger=version)
+            said = self._decisions(version)
+        outcome = _OUTCOMES.get(said[-1].action, "promoted")
+        verdict = next((decision.verdict for decision in reversed(said) if decision.verdict), "")
+        return night.model_copy(update={"outcome": outcome, "reason": said[-1].reason, "verdict": verdict})
 
     def configuration(self, night: Night) -> RunConfig:
         """Of the night's own training."""
@@ -194,10 +199,9 @@ class Stages:
             log.warning("the champion, version %d, cannot be gone on from: %s", champion, error)
             return None
 
-    def _verdict(self, version: int) -> str:
-        """The newest judgement of a version, as the audit trail keeps it."""
-        said = [d.verdict for d in self.registry.audit.decisions() if d.version == version and d.verdict]
-        return said[-1] if said else ""
+    def _decisions(self, version: int) -> list[Decision]:
+        """Of the audit trail, those about a version."""
+        return [d for d in self.registry.audit.decisions() if d.version == version and not d.void]
 
     def _entry(self, run_id: str) -> Entry:
         entry = self.registry.find({"run_id": run_id}) if run_id else None

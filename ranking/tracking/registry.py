@@ -129,7 +129,7 @@ class Registry(ModelStore):
         Raises:
             InputError: there is no such version, or it has been champion.
         """
-        self._refuse_repeat(version, self.champion())
+        self.require_new(version)
         self.move(CHALLENGER, version)
 
     def promote(
@@ -154,7 +154,7 @@ class Registry(ModelStore):
         champion = self.champion()
         if champion == version and self._replaced(version) == expected_champion:
             return
-        self._refuse_repeat(version, champion)
+        self.require_new(version)
         if champion != expected_champion:
             raise self._changed(expected_champion, champion)
         self.tag(version, _judged(verdict, manifest))
@@ -169,7 +169,7 @@ class Registry(ModelStore):
             InputError: there is no such version, or it has been champion.
         """
         self._require(verdict, version)
-        self._refuse_repeat(version, self.champion())
+        self.require_new(version)
         self.tag(version, _judged(verdict, manifest))
         self.move(CANDIDATE, version)
         self.drop(CHALLENGER, version)
@@ -224,6 +224,18 @@ class Registry(ModelStore):
         decision = Decision(action="rolled_back", version=previous, before=champion, reason=reason)
         self._change(decision.model_copy(update={"by": by or whoami()}), head)
         return champion, previous
+
+    def require_new(self, version: int) -> None:
+        """A version in the history twice would make rollbacks go in a circle.
+
+        Raises:
+            InputError: there is no such version, or it has been champion.
+        """
+        tags = self.version(version).tags
+        if version == self.champion() or ("promoted_at" in tags and "rolled_back_at" not in tags):
+            raise InputError(
+                f"registry {self.name}: version {version} has been champion; expected a new version, or a rollback"
+            )
 
     def find(self, tags: Mapping[str, str]) -> Entry | None:
         """The newest version that carries all of `tags`; None where there is none."""
@@ -329,14 +341,6 @@ class Registry(ModelStore):
             f"registry {self.name}: champion is version {_text(champion) or 'none'}, "
             f"compared with {_text(expected) or 'none'}; expected a new comparison"
         )
-
-    def _refuse_repeat(self, version: int, champion: int | None) -> None:
-        """A version in the history twice would make rollbacks go in a circle."""
-        tags = self.version(version).tags
-        if version == champion or ("promoted_at" in tags and "rolled_back_at" not in tags):
-            raise InputError(
-                f"registry {self.name}: version {version} has been champion; expected a new version, or a rollback"
-            )
 
     def _waiting(self, alias: str) -> int | None:
         aliases = self.aliases()

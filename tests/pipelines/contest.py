@@ -97,21 +97,13 @@ class Contest:
     uri: str
     models: dict[str, str]
 
-    def registry(self, *models: str) -> Registry:
-        """A registered model of its own with these versions, the last one the challenger."""
-        registry = Registry(self.uri, next(NAMES))
-        for model in models:
-            self.propose(registry, model)
-        return registry
+    @property
+    def pin(self) -> Path:
+        """Manifest of the rows to judge on."""
+        return self.folder / "pin.json"
 
-    def propose(self, registry: Registry, model: str) -> int:
-        """Register one more version, the challenger."""
-        version = registry.register(self.models[model], tags={"test_manifest": "feed" * 16})
-        registry.propose(version)
-        return version
-
-    def run(self, job: str, registry: Registry, *options: str, **changes: Any) -> Result:
-        """Run a job in this process; `changes` replace sections of the configuration."""
+    def configure(self, registry: Registry, **changes: Any) -> Path:
+        """Write the configuration of a job; `changes` replace sections of it."""
         content = {
             "data": {"train": str(self.folder / "train.parquet"), "transforms": "unused", "batch_size": 8},
             "schema": schema("fair", "click", "like"),
@@ -122,9 +114,25 @@ class Contest:
         } | changes
         file = self.folder / f"{registry.name}.yaml"
         file.write_text(json.dumps(content))
-        words = (
-            [*options] if job in ("rollback", "registry") else ["--manifest", str(self.folder / "pin.json"), *options]
-        )
+        return file
+
+    def registry(self, *models: str) -> Registry:
+        """A registered model of its own with these versions, the last one the challenger."""
+        registry = Registry(self.uri, next(NAMES))
+        for model in models:
+            self.propose(registry, model)
+        return registry
+
+    def propose(self, registry: Registry, model: str, **tags: str) -> int:
+        """Register one more version, the challenger."""
+        version = registry.register(self.models[model], tags={"test_manifest": "feed" * 16, **tags})
+        registry.propose(version)
+        return version
+
+    def run(self, job: str, registry: Registry, *options: str, **changes: Any) -> Result:
+        """Run a job in this process; `changes` replace sections of the configuration."""
+        file = self.configure(registry, **changes)
+        words = [*options] if job in ("rollback", "registry") else ["--manifest", str(self.pin), *options]
         module = __import__(f"pipelines.{job}", fromlist=["main"])
         command, rest = (words[:1], words[1:]) if job == "registry" else ([], words)
         return CliRunner().invoke(module.main, [*command, "-c", str(file), *rest])

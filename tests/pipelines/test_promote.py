@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.job import Command
+from pipelines.nightly.night import Night as Record
+from pipelines.nightly.night import Plan
+from pipelines.nightly.stages import Stages
+from pipelines.run_directory import pinned
+from ranking.config import load
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_NOT_PROMOTED, EXIT_WAITING
 from ranking.tracking.registry import Registry
@@ -29,6 +38,25 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contest]:
 
 def story(registry: Registry) -> list[tuple[str, int | None, int]]:
     return [(d.action, d.before, d.version) for d in registry.audit.decisions() if not d.void]
+
+
+class Night:
+    """A night whose version waits for its decision, in a registry that others use too."""
+
+    def __init__(self, contest: Contest, registry: Registry, model: str, folder: Path, **changes: object) -> None:
+        retrain = {"partition": f"{contest.folder}/{{date}}.parquet"}
+        file = contest.configure(registry, output=str(folder), retrain=retrain, **changes)
+        self.stages = Stages(date(2022, 5, 4), load([file], []), Command((file,), ()))
+        days = (date(2022, 5, 1), date(2022, 5, 2))
+        plan = Plan(window=days, train=days, validation=date(2022, 5, 3), judge=date(2022, 5, 5))
+        self.version = contest.propose(registry, model, run_id="night")
+        self.judged = Record(day=self.stages.day, stage="judged", plan=plan, run_id="night", version=self.version)
+        rows = pinned(self.stages.configuration(self.judged))
+        rows.parent.mkdir(parents=True)
+        shutil.copy(contest.pin, rows)
+
+    def decide(self) -> str | None:
+        return self.stages.decide(self.judged).outcome
 
 
 def test_a_dry_run_tells_the_verdict_and_moves_nothing(contest: Contest) -> None:
@@ -125,6 +153,76 @@ def test_a_slice_that_falls_blocks_what_is_better_on_the_whole(contest: Contest)
     assert "gate.auc_change.click.tab_1" in registry.version(2).tags
     shown = done.output
     assert all(f"click @ {name}" in shown for name in ("tab=other", "new_users", "late"))
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["another has the alias", "nobody has the alias"])
+def test_a_night_judges_its_own_version_whichever_is_challenger(contest: Contest, tmp_path: Path, taken: bool) -> None:
+    """The other one may have trained on the rows that judge this one; it waits for its own job."""
+    registry = contest.registry("poor")
+    assert contest.run("promote", registry).exit_code == 0
+    night = Night(contest, registry, "fair", tmp_path)
+    if taken:
+        contest.propose(registry, "truth")
+    else:
+        registry.drop("challenger")
+    assert night.decide() == "promoted"
+    assert (registry.champion(), registry.challenger()) == (night.version, 3 if taken else None)
+    assert night.decide() == "promoted"
+    assert story(registry) == [("promoted", None, 1), ("promoted", 1, 2)]
+
+
+def test_a_night_is_told_what_became_of_its_version(contest: Contest, tmp_path: Path) -> None:
+    registry = contest.registry("fair")
+    assert contest.run("promote", registry).exit_code == 0
+    assert Night(contest, registry, "poor", tmp_path / "poor").decide() == "not_better"
+    waiting = Night(contest, registry, "truth", tmp_path / "truth", gate=GATE | {"approval": "required"})
+    assert waiting.decide() == "waiting"
+    assert contest.run("promote", registry, "--decline", "3", "--by", "Ada", "--reason", "holiday").exit_code == 0
+    found = waiting.stages.decide(waiting.judged)
+    assert (found.outcome, found.reason) == ("not_better", "holiday")
+    assert '"promote": true' in found.verdict
+    assert story(registry)[1:] == [("rejected", 1, 2), ("nominated", 1, 3), ("declined", 1, 3)]
+
+
+def test_a_promotion_that_was_cut_short_is_finished_by_the_night(
+    contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict stands in the tags, and the aliases are where they were."""
+    registry = contest.registry("poor")
+    assert contest.run("promote", registry).exit_code == 0
+    night = Night(contest, registry, "fair", tmp_path)
+    for step in ("_change", "_carry_out"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, step, lambda *_: (_ for _ in ()).throw(OSError("the machine is gone")))
+            with pytest.raises(OSError, match="the machine is gone"):
+                night.decide()
+        assert registry.champion() == 1
+    assert night.decide() == "promoted"
+    assert registry.champion() == night.version
+
+
+def test_any_version_can_be_judged_by_its_number(contest: Contest, rivals: Registry) -> None:
+    """Version 1 is champion, 2 the challenger, and 3 has no alias."""
+    number = rivals.register(contest.models["poor"])
+    before = rivals.aliases()
+    done = contest.run("promote", rivals, "--dry-run", "--challenger", str(number))
+    assert (done.exit_code, f"version {number} against champion 1" in done.output) == (EXIT_NOT_PROMOTED, True)
+    assert rivals.aliases() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--challenger", "1"], "version 1 has been champion; expected a new version"),
+        (["--challenger", "99"], "no version 99"),
+        (["--challenger", "2", "--approve", "2", "--by", "Ada"], "got several; expected one of them"),
+    ],
+)
+def test_a_version_that_cannot_be_judged_is_named(
+    contest: Contest, rivals: Registry, options: list[str], said: str
+) -> None:
+    done = contest.run("promote", rivals, *options)
+    assert (done.exit_code, said in done.output) == (EXIT_INPUT, True), done.output
 
 
 @pytest.fixture(scope="module")
