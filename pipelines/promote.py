@@ -124,13 +124,14 @@ def _candidate(registry: Registry, version: int) -> int:
 
 def _nothing(registry: Registry) -> int | None:
     """No challenger: a candidate waits, or the champion stays; without a champion something is wrong."""
-    candidate, champion = registry.candidate(), registry.champion()
+    candidate, champion, lost = registry.candidate(), registry.champion(), registry.lost()
+    more = "" if lost is None else f"; version {lost} was proposed and never judged: promote --challenger {lost}"
     if candidate is not None:
-        say(f"no challenger is waiting; {registry.name} version {candidate} {_OUTCOMES[EXIT_WAITING]}")
+        say(f"no challenger is waiting; {registry.name} version {candidate} {_OUTCOMES[EXIT_WAITING]}{more}")
         return EXIT_WAITING
     if champion is None:
-        raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered")
-    say(f"no challenger is waiting; {registry.name} version {champion} stays champion")
+        raise InputError(f"registry {registry.name}: no challenger; expected one that `train` registered{more}")
+    say(f"no challenger is waiting; {registry.name} version {champion} stays champion{more}")
     return None
 
 

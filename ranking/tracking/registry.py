@@ -130,7 +130,19 @@ class Registry(ModelStore):
             InputError: there is no such version, or it has been champion.
         """
         self.require_new(version)
+        self.tag(version, {"proposed_by": whoami()})  # first, so that a proposal without an alias can be told
         self.move(CHALLENGER, version)
+
+    def lost(self) -> int | None:
+        """The newest proposal, where it has neither verdict nor alias; an older one was superseded, not lost.
+
+        MLflow deletes an alias wherever it points by then: taking it off a version can take it off a newer one.
+        """
+        known = (version for version in self.newest() if {"proposed_by", "gate.status"} & version.tags.keys())
+        newest = next(known, None)
+        if newest is None or {"gate.status", "promoted_at"} & newest.tags.keys():
+            return None
+        return None if int(newest.version) in self.aliases().values() else int(newest.version)
 
     def promote(
         self, version: int, verdict: Verdict, expected_champion: int | None, by: str = "", manifest: str = ""
@@ -172,7 +184,7 @@ class Registry(ModelStore):
         self.require_new(version)
         self.tag(version, _judged(verdict, manifest))
         self.move(CANDIDATE, version)
-        self.drop(CHALLENGER, version)
+        self._retire(version, CHALLENGER)
         self.audit.write(self._decision("nominated", version, champion, verdict, by, manifest))
 
     def reject(
@@ -347,9 +359,12 @@ class Registry(ModelStore):
         version = aliases.get(alias)
         return None if version == aliases.get(CHAMPION) else version
 
-    def _retire(self, version: int) -> None:
-        self.drop(CHALLENGER, version)
-        self.drop(CANDIDATE, version)
+    def _retire(self, version: int, *aliases: str) -> None:
+        """Take challenger and candidate, or the aliases named, off a version, and give back what went with them."""
+        dropped = [alias for alias in aliases or (CHALLENGER, CANDIDATE) if self.drop(alias, version)]
+        lost = self.lost() if CHALLENGER in dropped else None
+        if lost is not None:
+            self.move(CHALLENGER, lost)
 
     def _replaced(self, version: int) -> int | None:
         """The champion before a version; None for the first one, and where that one was deleted."""

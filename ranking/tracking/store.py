@@ -119,11 +119,19 @@ class ModelStore:
                 reason = _brief(error)
         raise RegistryError(f"registry {self.name}: {alias} cannot be moved to version {version}: {reason}")
 
-    def drop(self, alias: str, version: int | None = None) -> None:
-        """Delete an alias; where `version` is given, only if it points there."""
-        if version is None or self.aliases().get(alias) == version:
-            with self._reaching():
-                self._client.delete_registered_model_alias(self.name, alias)
+    def drop(self, alias: str, version: int | None = None) -> bool:
+        """Delete an alias; where `version` is given, only if it points there.
+
+        It may point elsewhere a moment later, and is deleted all the same.
+
+        Returns:
+            Whether it was deleted.
+        """
+        if version is not None and self.aliases().get(alias) != version:
+            return False
+        with self._reaching():
+            self._client.delete_registered_model_alias(self.name, alias)
+        return True
 
     def tag(self, version: int, tags: Mapping[str, str | None]) -> None:
         """Set tags, then delete those that are None, in their order; a new verdict replaces all of an old one."""

@@ -210,6 +210,20 @@ def test_any_version_can_be_judged_by_its_number(contest: Contest, rivals: Regis
     assert rivals.aliases() == before
 
 
+def test_a_version_that_lost_its_alias_before_it_was_judged_is_named(contest: Contest) -> None:
+    registry = contest.registry("fair")
+    registry.drop("challenger")
+    done = contest.run("promote", registry)
+    assert (done.exit_code, done.output.count("\n")) == (EXIT_INPUT, 1)
+    assert "; version 1 was proposed and never judged: promote --challenger 1" in done.output
+    assert contest.run("promote", registry, "--challenger", "1").exit_code == 0
+    contest.propose(registry, "truth")
+    registry.drop("challenger")
+    done = contest.run("promote", registry)
+    assert (done.exit_code, done.output.count("\n")) == (0, 1)
+    assert "version 1 stays champion; version 2 was proposed and never judged: promote --challenger 2" in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -108,6 +108,51 @@ def test_a_rejection_leaves_a_newer_challenger_alone(registry):
     assert registry.challenger() == 2
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda registry: registry.reject(2, FAILED, 1),
+        lambda registry: registry.nominate(2, PASSED, 1),
+        lambda registry: registry.promote(2, PASSED, 1),
+    ],
+    ids=["rejected", "nominated", "promoted"],
+)
+def test_a_version_that_is_proposed_while_the_alias_is_taken_off_another_stays_challenger(registry, monkeypatch, act):
+    promoted(registry, 1)
+    registry.propose(2)
+    delete = registry.client.delete_registered_model_alias
+
+    def overtaken(name: str, alias: str) -> None:
+        if alias == "challenger":
+            another(registry).propose(3)
+        delete(name, alias)
+
+    monkeypatch.setattr(registry.client, "delete_registered_model_alias", overtaken)
+    act(registry)
+    assert registry.challenger() == 3
+    assert registry.lost() is None
+
+
+def test_a_proposal_is_lost_where_the_process_dies_before_it_could_put_the_alias_back(registry):
+    registry.propose(1)
+    registry.propose(2)
+    assert registry.lost() is None
+    registry.drop("challenger")
+    assert registry.lost() == 2
+    registry.propose(2)
+    registry.reject(2, FAILED)
+    assert registry.lost() is None, "version 1 was superseded, and 2 is judged"
+    assert registry.challenger() is None
+
+
+def test_a_challenger_that_somebody_withdrew_does_not_return(registry):
+    promoted(registry, 1, 2)
+    registry.propose(3)
+    registry.client.delete_registered_model_alias(registry.name, "challenger")
+    registry.rollback()
+    assert registry.challenger() is None
+
+
 def test_a_new_verdict_replaces_the_whole_old_one(registry):
     registry.reject(1, FAILED)
     registry.promote(1, PASSED, None)
