@@ -67,6 +67,11 @@ class Sides(NamedTuple):
     new: Scored
     before: Scored | None
 
+    @property
+    def aligned(self) -> bool:
+        """Whether there are both, on the same rows: quarantine can take rows from one of them."""
+        return self.before is not None and np.array_equal(self.new.predictions.rows, self.before.predictions.rows)
+
 
 def compare(registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig) -> Verdict:
     """Load and score both versions on the same rows, and let the gate decide.
@@ -81,8 +86,9 @@ def compare(registry: Registry, challenger: int, champion: int | None, rows: Man
     Raises:
         InputError: the challenger lacks a task of the configuration, or a model cannot read the rows.
     """
-    rows, own, old, new, before = score(registry, challenger, champion, rows, config)
-    verdict = _judge(own, new, before, rows, config)
+    sides = score(registry, challenger, champion, rows, config)
+    rows, own, old, *_ = sides
+    verdict = _judge(sides, config)
     origins = tuple(_origins(registry, own, old, rows))
     verdict = Verdict((*verdict.checks, *_costs(own, old, rows, config)), (*origins, *verdict.notes))
     say(f"version {challenger} against {f'champion {champion}' if champion else 'the floors'}, {rows.rows} rows\n")
@@ -105,12 +111,15 @@ def score(registry: Registry, challenger: int, champion: int | None, rows: Manif
     return Sides(rows, own, old, new, before)
 
 
-def _judge(own: Version, new: Scored, before: Scored | None, rows: Manifest, config: RunConfig) -> Verdict:
+def _judge(sides: Sides, config: RunConfig) -> Verdict:
     """Quality, slices and shadow scores."""
+    rows, own, _, new, before = sides
     if before is None:
         return decide(new.predictions, None, config.gate)
     parts = slices(own.ranker, rows, config)
     verdict = decide(new.predictions, before.predictions, config.gate, parts, before.dropped)
+    if not sides.aligned:  # which fails
+        return verdict
     shadow, told = judge_shadow(new.score, before.score, config.gate.shadow)
     return Verdict((*verdict.checks, *shadow), (*verdict.notes, told))
 

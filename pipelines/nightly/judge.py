@@ -12,13 +12,13 @@ from ranking.metrics.report import Column
 
 
 def duels(sides: Sides, config: RunConfig) -> tuple[Duel, ...]:
-    """Every task of the challenger in its sample space; one that the champion has not stands alone.
+    """Every task of the challenger in its sample space; one that the champion has not, on the same rows, stands alone.
 
     Args:
         sides: predictions of both on the same rows.
         config: level of the intervals.
     """
-    new, old = sides.new.predictions, sides.before.predictions if sides.before else None
+    new, old = sides.new.predictions, sides.before.predictions if sides.before and sides.aligned else None
     return tuple(_duel(task, new, old, config) for task in new.names)
 
 

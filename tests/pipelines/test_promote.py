@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -199,6 +199,21 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_night(
         assert registry.champion() == 1
     assert night.decide() == "promoted"
     assert registry.champion() == night.version
+
+
+def test_rows_that_one_of_both_could_not_read_fail_the_gate(
+    contest: Contest, rivals: Registry, damage: Callable[[str, int, int], None], tmp_path: Path
+) -> None:
+    """A column of the champion's is damaged, within the quarantine."""
+    table, file, pin = pq.read_table(contest.folder / "test.parquet"), tmp_path / "test.parquet", tmp_path / "pin.json"
+    pq.write_table(table, file, row_group_size=2500, write_page_checksum=True)
+    damage(str(file), 0, table.column_names.index("fair"))
+    pin.write_text(Manifest.build(str(file), ["tab", "user", "truth", "is_click", "is_like"]).model_dump_json())
+    data = {"train": "unused", "transforms": "unused", "batch_size": 8, "quarantine": {"max_share": 0.5}}
+    changes = {"data": data, "schema": schema("truth", "click", "like")}
+    done = contest.run("promote", rivals, "--dry-run", "--manifest", str(pin), **changes)
+    assert done.exit_code == EXIT_NOT_PROMOTED, done.output
+    assert "required the same rows (challenger scored on 6000, champion on 3500)" in done.output
 
 
 def test_any_version_can_be_judged_by_its_number(contest: Contest, rivals: Registry) -> None:

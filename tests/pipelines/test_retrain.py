@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -351,9 +351,12 @@ def test_models_are_compared_task_by_task_in_the_sample_space(log: Log) -> None:
         columns = (scores[:, kept], labels[:, kept], inside[:, kept], np.ones((400, len(kept)), bool))
         return Scored(Predictions(names, ("binary",) * len(names), *columns, np.arange(400)), scores[:, 0], (), ())
 
-    sides = Sides(None, None, None, said(good, ("click", "like")), said(bad, ("click",)))  # type: ignore[arg-type]
+    champion = said(bad, ("click",))
+    sides = Sides(None, None, None, said(good, ("click", "like")), champion)  # type: ignore[arg-type]
     click, like = duels(sides, log.config('--gate.tasks=["like"]'))
     assert (click.rows, click.judged, reading(click)) == (200, False, "better")
     assert click.champion is not None
     assert click.champion.value == pytest.approx(0.5, abs=0.1)
     assert (like.champion, like.change, like.judged) == (None, None, True)
+    elsewhere = champion._replace(predictions=replace(champion.predictions, rows=np.arange(400) + 1))
+    assert [duel.change for duel in duels(sides._replace(before=elsewhere), log.config())] == [None, None]
