@@ -138,8 +138,8 @@ class _Turns:
             trainer.train()
         return self.rates
 
-    def _feed(self, position: Any) -> Any:
-        feed = self.parts.training_feed(self.manifest, position)
+    def _feed(self, position: Any, stop: Any) -> Any:
+        feed = self.parts.training_feed(self.manifest, position, stop)
         feed._rows = self.source = _Waiting(feed._rows)
         return feed
 
@@ -159,7 +159,7 @@ class _Turns:
         feed.close()
         return batches
 
-    def _turn(self, step: int) -> _Nothing:
+    def _turn(self, step: int, _stop: Any) -> _Nothing:
         """Where the Trainer would evaluate: note our time, let the others run."""
         self._together()
         elapsed = time.perf_counter() - self.began if step > self.window else None

@@ -23,7 +23,7 @@ from ranking.models import zoo
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
 from ranking.training.evaluate import Evaluation, evaluate
-from ranking.training.feed import Feed
+from ranking.training.feed import Feed, Stop
 from ranking.training.optimizer import Optimizers
 from ranking.training.state import TrainState
 from ranking.training.step import TrainStep
@@ -81,17 +81,21 @@ class Assembly:
         lead(lambda: plan.shares(0, self.world.size), self.world)
         return plan
 
-    def training_feed(self, manifest: Manifest, start: Position) -> Feed:
-        """This rank's training batches from a position on, without end."""
+    def training_feed(self, manifest: Manifest, start: Position, stop: Stop | None = None) -> Feed:
+        """This rank's training batches from a position on, until a stop is asked for."""
         plan = self.plan(manifest)
-        return self._feed(manifest, plan, self.config.data, start, None)
+        return self._feed(manifest, plan, self.config.data, start, None, stop)
 
-    def evaluate(self, manifest: Manifest, state: TrainState, step: int) -> Evaluation:
-        """Score every row of a manifest once, by all ranks."""
+    def evaluate(self, manifest: Manifest, state: TrainState, step: int, stop: Stop | None = None) -> Evaluation:
+        """Score every row of a manifest once, by all ranks.
+
+        Raises:
+            AbandonedError: a stop was asked for meanwhile.
+        """
         data = self.config.data.model_copy(
             update={"batch_size": self.config.evaluation.batch_size, "order": "shuffled", "block": 1}
         )
-        feed = self._feed(manifest, data.plan(manifest, 0), data, Position(), 1)
+        feed = self._feed(manifest, data.plan(manifest, 0), data, Position(), 1, stop)
         with self.world.pulse.during("evaluation"):
             return evaluate(state.model, feed, self.config.schema, self.world, self.config.evaluation, step)
 
@@ -110,11 +114,13 @@ class Assembly:
         torch.manual_seed(config.seed * 1000 + world.rank)  # dropout differs between ranks
         return TrainState(sharded, Optimizers(sharded, config.optimizer, total_steps, left), world)
 
-    def _feed(self, manifest: Manifest, plan: Plan, data: DataConfig, start: Position, epochs: int | None) -> Feed:
+    def _feed(
+        self, manifest: Manifest, plan: Plan, data: DataConfig, start: Position, epochs: int | None, stop: Stop | None
+    ) -> Feed:
         quarantine = self._quarantine(manifest)
         world = self.world
         loader = Loader(manifest, plan, self.encoder.rows, data, world.rank, world.size, start, epochs, quarantine)
-        return Feed(loader, self.config.schema, world, plan.steps, quarantine)
+        return Feed(loader, self.config.schema, world, plan.steps, quarantine, stop)
 
     def damage(self) -> tuple[Damage, ...]:
         """Damaged row groups of all splits that were left out, as all ranks know."""

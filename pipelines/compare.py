@@ -159,8 +159,8 @@ def _trained(fit: Fit, parent: str) -> Fit:
     Raises:
         StoppedError: SIGTERM.
     """
-    config, training = fit.parts.config, fit.parts.config.training
-    if fit.state.progress.step >= (training.steps or training.epochs * fit.steps):
+    config, training, progress = fit.parts.config, fit.parts.config.training, fit.state.progress
+    if progress.evaluated and progress.step >= (training.steps or training.epochs * fit.steps):
         return fit
     with open_run(config, fit.manifest, fit.parts.world) as run:
         run.log_tags({"mlflow.parentRunId": parent} if parent else {})

@@ -17,6 +17,7 @@ from ranking.tracking.redact import redact
 from ranking.tracking.runs import flatten
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.evaluate import Evaluation
+from ranking.training.feed import Stop
 from ranking.training.state import Progress, TrainState
 from ranking.training.trainer import Tracker, Trainer
 
@@ -69,15 +70,15 @@ class Fit:
             watch: shown every evaluation, on every rank; may raise to end the training there.
         """
 
-        def evaluate(step: int) -> Evaluation:
-            found = self.parts.evaluate(self.validation, self.state, step)
+        def evaluate(step: int, stop: Stop) -> Evaluation:
+            found = self.parts.evaluate(self.validation, self.state, step, stop)
             watch(found.report)
             return found
 
         trainer = Trainer(
             state=self.state,
             schema=self.parts.config.schema,
-            feed=lambda position: self.parts.training_feed(self.manifest, position),
+            feed=lambda position, stop: self.parts.training_feed(self.manifest, position, stop),
             evaluate=evaluate,
             checkpoints=self.checkpoints,
             tracker=tracker,

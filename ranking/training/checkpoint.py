@@ -36,6 +36,7 @@ from ranking.training.commits import (
     read_commits,
     remove,
     set_aside,
+    supersede,
     sweep,
     sync,
     verify,
@@ -73,6 +74,7 @@ class Checkpoints:
     ) -> None:
         """Open the directory; nothing is written until `save`."""
         self.directory, self.config, self.world, self.fence = directory, config, world, fence
+        self._restored: Commit | None = None
 
     def commits(self) -> list[Commit]:
         """Every committed checkpoint, oldest first."""
@@ -139,6 +141,7 @@ class Checkpoints:
         for commit in reversed(lead(self.commits, self.world)):
             damage = self._damage(commit)
             if damage is None:
+                self._restored = commit
                 return self._fill(state, commit)
             if self.world.leads:
                 log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
@@ -182,7 +185,10 @@ class Checkpoints:
         for folder in (path, path.parent, self.directory):
             sync(folder)
         self.fence()
-        mark(self.directory, commit)
+        if self._restored is not None and self._restored.step == commit.step:
+            supersede(self.directory, self._restored, commit)  # the same state, evaluated since
+        else:
+            mark(self.directory, commit)
         try:
             collect(self.directory, self.config)
         except (InputError, OSError) as error:  # the commit stands whatever becomes of the earlier ones

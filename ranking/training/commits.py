@@ -14,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -158,6 +159,26 @@ def mark(directory: Path, commit: Commit) -> None:
     except OSError:
         target.unlink(missing_ok=True)  # it may not last, so that nobody shall rely on it
         raise
+
+
+def supersede(directory: Path, before: Commit, commit: Commit) -> None:
+    """Let a checkpoint take the place of one of the same step, whose files go.
+
+    Raises:
+        InputError: it is not `before` that stands there.
+    """
+    target = _marker(directory, commit)
+    if not target.exists() or _read(target) != before:
+        raise InputError(f"{target}: step {commit.step} is already committed by another process")
+    draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
+    try:
+        write(draft, commit.text)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    with suppress(OSError):  # both are whole: where it is not sure which one lasts, the files of both stay
+        sync(target.parent)
+        remove(attempt_path(directory, before))
 
 
 def set_aside(directory: Path, commit: Commit) -> None:

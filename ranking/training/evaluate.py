@@ -19,6 +19,10 @@ from ranking.training.gating import GateWatch
 from ranking.training.settings import EvaluationConfig
 
 
+class AbandonedError(Exception):
+    """All ranks were asked to stop while they evaluated: nothing was found."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What one evaluation found.
@@ -54,12 +58,17 @@ def evaluate(
         world: ranks that evaluate together.
         config: the `evaluation` section.
         step: updates the model has had, for the report.
+
+    Raises:
+        AbandonedError: the feed was cut short; on all ranks.
     """
     training = model.training
     model.eval()
-    with GateWatch(model, schema.task_names, config.batch_size) as watch:
-        columns = _collect(model, feed, schema, world, watch)
-    model.train(training)
+    try:
+        with GateWatch(model, schema.task_names, config.batch_size) as watch:
+            columns = _collect(model, feed, schema, world, watch)
+    finally:
+        model.train(training)
     parts = {name: gather_rows(values, world) for name, values in columns.items()}
     gates, experts = watch.found(world)
     found = _predictions(schema, parts) if world.leads else None
@@ -80,6 +89,9 @@ def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: 
         kept["scores"].append(predictions(output.logits, schema.tasks).cpu()[real])
         for name in ("labels", "masks", "observed", "groups", "index"):
             kept[name].append(getattr(rows, name)[real])
+    if feed.cut:
+        feed.close()
+        raise AbandonedError
     return {name: torch.cat(values) for name, values in kept.items()}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +31,30 @@ class Source(Protocol):
         """Walk the plan."""
 
 
+@dataclass
+class Stop:
+    """Whether a training was asked to stop; its feeds agree on that with the other ranks.
+
+    Attributes:
+        asked: on this rank; on all of them once a feed has ended by it.
+    """
+
+    asked: bool = False
+
+    @contextmanager
+    def by_sigterm(self) -> Iterator[Self]:
+        """SIGTERM only raises the flag; all ranks stop together at the next batch of whatever they read."""
+
+        def ask(_signal: int, _frame: object) -> None:
+            self.asked = True
+
+        before = signal.signal(signal.SIGTERM, ask)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 class Feed(Iterator[RankingBatch]):
     """Batches with global counts; ends, or fails, on all ranks at the same step.
 
@@ -41,9 +68,10 @@ class Feed(Iterator[RankingBatch]):
         world: the ranks to agree with.
         steps_per_epoch: to turn a position into a global step.
         quarantine: where the source puts damaged row groups, for the ranks to tell each other of.
+        stop: what else ends it; left out: nothing.
 
     Attributes:
-        stopping: this rank was asked to stop; set by a signal handler, too.
+        cut: it ended before its source did.
         waited: seconds this rank has waited for its source so far.
     """
 
@@ -54,13 +82,14 @@ class Feed(Iterator[RankingBatch]):
         world: World,
         steps_per_epoch: int,
         quarantine: Quarantine | None = None,
+        stop: Stop | None = None,
     ) -> None:
         """Start reading."""
         self._rows = iter(source)
         self._schema, self._world, self._steps = schema, world, steps_per_epoch
-        self._quarantine = quarantine
+        self._quarantine, self._stop = quarantine, stop or Stop()
         self._ahead: _Proposal | None = None
-        self.stopping = False
+        self.cut = False
         self.waited = 0.0
 
     def __next__(self) -> RankingBatch:
@@ -78,7 +107,8 @@ class Feed(Iterator[RankingBatch]):
         if status[tasks + 2]:
             self._tell_of_damage()
         if status[tasks + 1] or item is None:
-            self.stopping = True
+            if item is not None:
+                self.cut = self._stop.asked = True
             raise StopIteration
         if self._world.size > 1:
             self._ahead = self._propose()
@@ -102,7 +132,7 @@ class Feed(Iterator[RankingBatch]):
         if item is not None:
             status[:tasks] = item[1].masks.sum(0)
         status[tasks] = float(error is not None)
-        status[tasks + 1] = float(self.stopping or (item is None and error is None))
+        status[tasks + 1] = float(self._stop.asked or (item is None and error is None))
         status[tasks + 2] = float(self._quarantine is not None and self._quarantine.pending)
         return item, error, self._world.ballot.add(status)
 

@@ -76,6 +76,11 @@ class Progress(Frozen):
         """Where the loader goes on."""
         return Position(self.epoch, self.step_in_epoch)
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether this very step was evaluated; the last one of a run may have been cut short."""
+        return bool(self.history) and self.history[-1].step == self.step
+
 
 @dataclass
 class TrainState:

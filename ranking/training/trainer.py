@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -25,8 +23,8 @@ from ranking.metrics.report import EvaluationReport
 from ranking.schema import Schema
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.commits import Commit
-from ranking.training.evaluate import Evaluation
-from ranking.training.feed import Feed
+from ranking.training.evaluate import AbandonedError, Evaluation
+from ranking.training.feed import Feed, Stop
 from ranking.training.saving import Saves
 from ranking.training.settings import EvaluationConfig, TrainingConfig
 from ranking.training.state import Progress, TrainState
@@ -52,8 +50,8 @@ class Trainer:
     Attributes:
         state: model, optimizers and progress; resumed already where there was something to resume.
         schema: tasks.
-        feed: makes the training feed from a position on.
-        evaluate: scores the validation manifest at a step.
+        feed: makes the training feed from a position on, which a stop ends.
+        evaluate: scores the validation manifest at a step; AbandonedError where a stop came first.
         checkpoints: of the run directory.
         tracker: where rank 0 logs.
         config: the `training` section.
@@ -65,8 +63,8 @@ class Trainer:
 
     state: TrainState
     schema: Schema
-    feed: Callable[[Position], Feed]
-    evaluate: Callable[[int], Evaluation]
+    feed: Callable[[Position, Stop], Feed]
+    evaluate: Callable[[int, Stop], Evaluation]
     checkpoints: Checkpoints
     tracker: Tracker
     config: TrainingConfig
@@ -86,25 +84,29 @@ class Trainer:
         Returns:
             True at the end of the budget; False when stopped by SIGTERM, after a commit.
         """
+        with self.saves, Stop().by_sigterm() as stop, self._bar() as bar:
+            return self._train(stop, bar)
+
+    def _train(self, stop: Stop, bar: tqdm[Any]) -> bool:
         state = self.state
-        batches = self.feed(state.progress.position)
-        pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step, self.place)
+        batches = self.feed(state.progress.position, stop)
         window = _Window(self.schema.task_names, state.progress.window, state.world, lambda: batches.waited)
-        with self.saves, _stopped_by_sigterm(batches), self._bar() as bar:
-            while state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
-                window.add(output)
-                state.progress = self._after(output)
-                state.world.pulse.step = state.progress.step
-                bar.update(1)
-                if state.progress.step % self.config.log_every == 0:
-                    self._log(window, bar)
-                if self._due(state.progress.step):
-                    with pipeline.paused():
-                        self._evaluate(window)
-            pipeline.close()
-            batches.close()
-            done = state.progress.step >= self.total_steps
-            self._conclude(window, done)
+        goes_on = not self._owed() or self._evaluate(window, stop)
+        pipeline = build_pipeline(state.model, state.optimizers, state.world, state.progress.step, self.place)
+        while goes_on and state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
+            window.add(output)
+            state.progress = self._after(output)
+            state.world.pulse.step = state.progress.step
+            bar.update(1)
+            if state.progress.step % self.config.log_every == 0:
+                self._log(window, bar)
+            if self._due(state.progress.step):
+                with pipeline.paused():
+                    goes_on = self._evaluate(window, stop)
+        pipeline.close()
+        batches.close()
+        done = goes_on and state.progress.step >= self.total_steps
+        self._conclude(window, done)
         return done
 
     @cached_property
@@ -112,14 +114,19 @@ class Trainer:
         """The saves of this training."""
         return Saves(self.checkpoints)
 
-    def _evaluate(self, window: _Window) -> None:
-        found = self.evaluate(self.state.progress.step)
+    def _evaluate(self, window: _Window, stop: Stop) -> bool:
+        """Evaluate and save; False where a stop came first, and the step is left to be evaluated on resuming."""
+        try:
+            found = self.evaluate(self.state.progress.step, stop)
+        except AbandonedError:
+            return False
         self._warn(found.report)
         self.state.progress = self.state.progress.model_copy(
             update={"history": (*self.state.progress.history, found.report)}
         )
         metrics = {f"validation/{name}": value for name, value in found.report.metrics().items()}
         self._save(window, found.score(self.evaluation), metrics)
+        return True
 
     def _warn(self, report: EvaluationReport) -> None:
         """Say once in the life of a run that a gate collapsed."""
@@ -171,6 +178,11 @@ class Trainer:
     def _due(self, step: int) -> bool:
         every = self.evaluation.every or self.steps_per_epoch
         return step % every == 0 or step == self.total_steps
+
+    def _owed(self) -> bool:
+        """Whether the step that was resumed at is due, and its evaluation was abandoned."""
+        progress = self.state.progress
+        return progress.step > 0 and self._due(progress.step) and not progress.evaluated
 
     def _log(self, window: _Window, bar: tqdm[Any]) -> None:
         steps, metrics = window.steps, window.take()
@@ -253,17 +265,3 @@ def _next(progress: Callable[[Feed], Output], batches: Feed) -> Output | None:
         return progress(batches)
     except StopIteration:
         return None
-
-
-@contextmanager
-def _stopped_by_sigterm(batches: Feed) -> Iterator[None]:
-    """SIGTERM only raises a flag; all ranks agree on the stop at their next batch."""
-
-    def stop(_signal: int, _frame: object) -> None:
-        batches.stopping = True
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

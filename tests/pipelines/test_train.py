@@ -25,10 +25,13 @@ from tests.workspace import Workspace
 
 OFFLINE = ("--tracking.uri=http://127.0.0.1:9", "--tracking.drain_seconds=0", "--tracking.request_timeout=1")
 STEPS = 24
+BATCHES = 7
+"""Of an evaluation."""
 
 
 def arguments(workspace: Workspace, output: Path, *more: str) -> list[str]:
-    return workspace.arguments(*OFFLINE, "--training.epochs=3", f"--output={output}", *more)
+    settings = ("--training.epochs=3", "--evaluation.batch_size=64")
+    return workspace.arguments(*OFFLINE, *settings, f"--output={output}", *more)
 
 
 def contents(output: Path, commit: Commit) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -65,6 +68,13 @@ def loss_curve(output: Path) -> list[tuple[int, dict[str, float]]]:
     events = [event for event in map(json.loads, lines) if event["kind"] == "metrics"]
     losses = [(e["step"], {k: v for k, v in e["values"].items() if k.startswith("train/loss/")}) for e in events]
     return [(step, values) for step, values in losses if values]
+
+
+def validation_curve(output: Path) -> list[tuple[int, dict[str, float]]]:
+    """Every checkpoint that was logged with its metrics, in order."""
+    lines = "".join(file.read_text() for file in sorted((output / "tracking").rglob("*.jsonl"))).splitlines()
+    events = [event for event in map(json.loads, lines) if event["kind"] == "checkpoint"]
+    return [(event["step"], event["values"]) for event in events]
 
 
 def wait_for(job: Job, condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -150,6 +160,25 @@ def test_sigterm_on_one_rank_commits_on_all_and_loses_no_step(workspace, referen
     assert [rank.code for rank in ended] == [0, 0], ended[0].err
     assert_same_end(tmp_path, reference[0])
     assert loss_curve(tmp_path) == loss_curve(reference[0])
+
+
+def test_sigterm_in_an_evaluation_abandons_it_and_it_comes_first_on_resuming(workspace, reference, tmp_path) -> None:
+    """On one rank, once more while the evaluation is made up for, and in the last one."""
+    output, options = tmp_path / "run", arguments(workspace, tmp_path / "run")
+    for step, call in ((12, BATCHES + 2), (12, 2), (STEPS, 2 * BATCHES + 2)):
+        ended = Job(tmp_path, "tests.faulty", [f"1:term:evaluation:{call}", *options], size=2).wait()
+        assert [rank.code for rank in ended] == [EXIT_STOPPED] * 2, ended[0].err
+        assert f"stopped at step {step} after a commit" in ended[0].err
+        assert (newest(output).step, newest(output).score) == (step, None)
+        assert [report["step"] for report in contents(output, newest(output))[1]["history"]] == [*range(6, step, 6)]
+
+    ended = run(tmp_path, "pipelines.train", options, size=2)
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err
+    assert_same_end(output, reference[0])
+    assert loss_curve(output) == loss_curve(reference[0])
+    assert validation_curve(output) == validation_curve(reference[0])
+    scores = [[commit.score for commit in read_commits(path / "checkpoints")] for path in (output, reference[0])]
+    assert scores[0] == scores[1]
 
 
 def test_a_finished_run_started_again_only_reports(workspace, reference) -> None:

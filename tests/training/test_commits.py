@@ -21,6 +21,7 @@ from ranking.training.commits import (
     orphans,
     read_commits,
     set_aside,
+    supersede,
     sweep,
     verify,
 )
@@ -83,6 +84,28 @@ def test_a_step_is_committed_once_and_drafts_do_not_stay(tmp_path: Path) -> None
     with pytest.raises(InputError, match="step 1 is already committed by another process"):
         mark(tmp_path, made)
     assert [file.name for file in (tmp_path / "commits").iterdir()] == [f"{1:020d}.json"]
+
+
+def test_a_checkpoint_may_take_the_place_of_the_one_it_was_resumed_from(tmp_path: Path) -> None:
+    before = commit(tmp_path, 1)
+    path = tmp_path / "attempts" / f"{1:020d}-evaluated"
+    attempt_path(tmp_path, before).rename(path)
+    attempt_path(tmp_path, before).mkdir()
+    after = before.model_copy(update={"attempt": path.name, "score": 0.5})
+    supersede(tmp_path, before, after)
+    assert read_commits(tmp_path) == [after]
+    assert verify(tmp_path, after) is None
+    assert orphans(tmp_path) == []
+    assert [left.name for left in (tmp_path / "attempts").iterdir()] == [path.name]
+
+
+def test_only_the_checkpoint_that_was_resumed_from_gives_way(tmp_path: Path) -> None:
+    before = commit(tmp_path, 1)
+    other = before.model_copy(update={"score": 0.5})
+    with pytest.raises(InputError, match="step 1 is already committed by another process"):
+        supersede(tmp_path, other, other)
+    assert read_commits(tmp_path) == [before]
+    assert verify(tmp_path, before) is None
 
 
 def test_the_last_and_the_best_stay(tmp_path: Path) -> None:

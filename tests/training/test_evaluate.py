@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ranking.distributed.world import World
-from ranking.training.evaluate import Evaluation
+from ranking.training.evaluate import AbandonedError, Evaluation
+from ranking.training.feed import Stop
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded, step
 from tests.workspace import Workspace
@@ -31,6 +32,16 @@ def evaluated(world: World, files: list[Path]) -> tuple[Evaluation, dict]:
         "labels": rows.labels,
         "groups": rows.groups,
     }
+
+
+def abandoned(world: World, files: list[Path]) -> bool:
+    """One rank is asked to stop while all evaluate; whether the model is left as it was."""
+    parts = assembly(world, files, ["--evaluation.batch_size=96"])
+    state, stop = parts.state(10), Stop(asked=world.rank == world.size - 1)
+    before = state.model.training
+    with pytest.raises(AbandonedError):
+        parts.evaluate(parts.manifest("validation"), state, 1, stop)
+    return stop.asked and state.model.training == before
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +106,11 @@ def test_gate_means_are_those_of_real_rows_whatever_the_world(found) -> None:
 
 def test_training_goes_on_as_if_nothing_had_been_evaluated(found) -> None:
     assert all(rest["undisturbed"] for answers in found.values() for _, rest in answers)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stop_on_one_rank_abandons_the_evaluation_on_all(workspace: Workspace, size: int) -> None:
+    assert launch(abandoned, size, [workspace.yaml]) == [True] * size
 
 
 def test_a_checkpoint_is_ranked_by_the_chosen_tasks(found, workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from ranking.data.plan import Position
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.rows import Rows
-from ranking.training.feed import Feed
+from ranking.training.feed import Feed, Stop
 from tests.launch import launch
 from tests.ranked import assembly, encoded, masked, share_of
 from tests.workspace import Workspace
@@ -64,10 +64,15 @@ def feeds(world: World, files: list[Path]) -> dict:
         next(failing)
     found["failed"] = type(caught.value).__name__, str(caught.value)
 
-    stopped = Feed(Source(own, 5), schema, world, 10)
+    stop = Stop()
+    stopped = Feed(Source(own, 5), schema, world, 10, stop=stop)
     next(stopped)
-    stopped.stopping = world.rank == 1
-    found["stopped"] = len(list(stopped)), stopped.stopping
+    stop.asked = world.rank == 1
+    found["stopped"] = len(list(stopped)), stopped.cut, stop.asked
+
+    after = Feed(Source(own, 5), schema, world, 10, stop=stop)
+    found["after"] = len(list(after)), after.cut
+    found["whole"] = len(list(ended := Feed(Source(own, 2), schema, world, 10, stop=Stop()))), ended.cut
     return found
 
 
@@ -96,7 +101,15 @@ def test_what_one_rank_cannot_read_stops_all_with_the_same_line(found) -> None:
 
 def test_a_rank_asked_to_stop_stops_all_at_the_same_step(found) -> None:
     agreed_before = 1  # the batch that was agreed on while the one before it was used
-    assert [answer["stopped"] for answer in found] == [(agreed_before, True), (agreed_before, True)]
+    assert [answer["stopped"] for answer in found] == [(agreed_before, True, True)] * 2
+
+
+def test_a_stop_ends_every_later_feed_of_the_training_at_once(found) -> None:
+    assert [answer["after"] for answer in found] == [(0, True)] * 2
+
+
+def test_a_feed_that_came_to_its_end_was_not_cut(found) -> None:
+    assert [answer["whole"] for answer in found] == [(2, False)] * 2
 
 
 def test_the_time_spent_waiting_for_the_source_is_counted(found: list[dict]) -> None:
