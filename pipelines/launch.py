@@ -6,21 +6,60 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 from torch.distributed.run import main as torchrun
 
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_STOPPED
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 
 _FINAL = (EXIT_INPUT, EXIT_STOPPED)
+_AS_ASKED = (EXIT_OK, EXIT_STOPPED, -signal.SIGTERM)
+"""How a worker ends that SIGTERM has reached; it dies of it only where there is nothing to commit."""
+
+
+class StoppedError(SignalException):
+    """A signal ended the agent, which has waited for its workers.
+
+    Args:
+        stop: the signal.
+        failures: by rank, workers that did not end as they were asked to.
+    """
+
+    def __init__(self, stop: SignalException, failures: Mapping[int, ProcessFailure]) -> None:
+        """Keep both."""
+        super().__init__(str(stop), stop.sigval)
+        self.failures = failures
 
 
 class Agent(LocalElasticAgent):
     """Torchrun's agent, which does not try again what would end the same way: bad input, or a stop on demand."""
+
+    def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        """Run the workers to their end.
+
+        Raises:
+            StoppedError: a signal came.
+        """
+        try:
+            return super().run(role)
+        except SignalException as stop:
+            raise StoppedError(stop, self._failures()) from None
+
+    def _failures(self) -> dict[int, ProcessFailure]:
+        """Workers that the signal did not stop: killed after the time they had, or ended with a fault of their own."""
+        found = {}
+        if isinstance(self._pcontext, SubprocessContext):
+            for rank, handler in self._pcontext.subprocess_handlers.items():
+                code = handler.proc.poll()
+                if code not in _AS_ASKED:
+                    dies = -signal.SIGKILL  # with this process
+                    found[rank] = ProcessFailure(rank, handler.proc.pid, dies if code is None else code, "")
+        return {self._worker_group.workers[rank].global_rank: failure for rank, failure in found.items()}
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
@@ -33,7 +72,8 @@ def main(arguments: list[str]) -> int:
     """Run torchrun with its own arguments, such as `--standalone --nproc-per-node 2 -m pipelines.train -c ...`.
 
     Returns:
-        The exit code of the rank that failed first; 75 after SIGTERM; 0.
+        The exit code of the rank that failed first, 1 where a signal ended it; 75 after SIGTERM, which all ranks
+        obeyed; 0.
     """
     gc.enable()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -41,15 +81,20 @@ def main(arguments: list[str]) -> int:
     try:
         torchrun(arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if all(each.exitcode < 0 for each in error.failures.values()):  # none was left to tell it
-            from pipelines.job import complain  # with what takes seconds to import, and only this line needs
+        return _failed(error.failures)
+    except StoppedError as stop:
+        return _failed(stop.failures) if stop.failures else EXIT_STOPPED
+    return EXIT_OK
 
-            complain(f"rank {rank} (pid {failure.pid}) was ended by {signal.Signals(-failure.exitcode).name}")
-        return failure.exitcode if failure.exitcode > 0 else EXIT_FAILURE
-    except SignalException:
-        return EXIT_STOPPED
-    return 0
+
+def _failed(failures: Mapping[int, ProcessFailure]) -> int:
+    """The code of the first failure, which is told where no rank was left to tell it."""
+    rank, failure = min(failures.items(), key=lambda each: each[1].timestamp)
+    if all(each.exitcode < 0 for each in failures.values()):
+        from pipelines.job import complain  # with what takes seconds to import, and only this line needs
+
+        complain(f"rank {rank} (pid {failure.pid}) was ended by {signal.Signals(-failure.exitcode).name}")
+    return failure.exitcode if failure.exitcode > 0 else EXIT_FAILURE
 
 
 if __name__ == "__main__":

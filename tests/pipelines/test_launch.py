@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from ranking.errors import EXIT_INPUT
+import pytest
+
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_STOPPED
+from tests.launch import Ended, Job
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
+WORKER = """
+import os, pathlib, signal, sys, time
+answer = sys.argv[1 + int(os.environ["RANK"])]
+answers = {"dies": signal.SIG_DFL, "ignores": signal.SIG_IGN}
+signal.signal(signal.SIGTERM, answers.get(answer, lambda *_: sys.exit(int(answer))))
+pathlib.Path(f"{os.getpid()}.ready").touch()
+time.sleep(60)
+"""
+
+
+def stopped(folder: Path, *answers: str) -> Ended:
+    """The launcher after SIGTERM, to which its workers have their answers: an exit code, to die of it, to ignore it."""
+    (folder / "worker.py").write_text(WORKER)
+    launcher = ["--standalone", f"--nproc-per-node={len(answers)}", "--shutdown-timeout=1", "worker.py"]
+    job = Job(folder, "pipelines.launch", [*launcher, *answers])
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.ready"))) < len(answers):
+        assert time.monotonic() < deadline, job.err(0)
+        time.sleep(0.02)
+    job.signal(signal.SIGTERM)
+    (ended,) = job.wait()
+    return ended
+
+
+@pytest.mark.parametrize("answers", [("75", "0"), ("dies", "75")])
+def test_workers_that_stop_on_demand_are_a_job_that_was_stopped(tmp_path: Path, answers: tuple[str, ...]) -> None:
+    ended = stopped(tmp_path, *answers)
+    assert (ended.code, ended.errors) == (EXIT_STOPPED, []), ended.err
+
+
+def test_a_worker_that_had_to_be_killed_is_a_failure_and_named(tmp_path: Path) -> None:
+    ended = stopped(tmp_path, "75", "ignores")
+    assert ended.code == EXIT_FAILURE
+    (line,) = ended.errors
+    assert re.fullmatch(r"error: rank 1 \(pid \d+\) was ended by SIGKILL", line)
+
+
+def test_a_worker_that_fails_while_it_stops_is_a_failure(tmp_path: Path) -> None:
+    ended = stopped(tmp_path, "75", "2")
+    assert (ended.code, ended.errors) == (EXIT_INPUT, [])  # it has said why
 
 
 def test_bad_input_is_one_line_and_exit_code_2_under_torchrun_too(workspace: Workspace, tmp_path: Path) -> None:
