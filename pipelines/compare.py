@@ -54,6 +54,7 @@ def compare(config: RunConfig) -> int | None:
             ledger = measure(config, world, directory, parent)
         except StoppedError:
             log.warning("stopped after a commit; the same command goes on")
+            lead(lambda: _run(config, directory).stop(), world)
             return EXIT_STOPPED
         lead(lambda: publish(ledger, config, directory), world)
     return None
@@ -165,6 +166,7 @@ def _trained(fit: Fit, parent: str) -> Fit:
     with open_run(config, fit.manifest, fit.parts.world) as run:
         run.log_tags({"mlflow.parentRunId": parent} if parent else {})
         if not fit.train(run):
+            lead(run.stop, fit.parts.world)
             raise StoppedError
     return fit
 

@@ -13,7 +13,7 @@ from pipelines.run_directory import pin
 from pipelines.supervision import supervised
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
-from ranking.distributed.collectives import share
+from ranking.distributed.collectives import lead, share
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED
 from ranking.metrics import auc_table
@@ -47,6 +47,7 @@ def train(config: RunConfig) -> int | None:
             logs.bind(run=share(run.key, world), step=lambda: world.pulse.step)
             if not fit.train(watched(run, fit)):
                 log.warning("stopped at step %d after a commit; the same command goes on", fit.state.progress.step)
+                lead(run.stop, world)  # the launcher ends whoever is left when the first rank has ended
                 return EXIT_STOPPED
             release(fit, run, test)
     return None

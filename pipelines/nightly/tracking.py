@@ -18,7 +18,7 @@ def track(night: Night, config: RunConfig, page: Path) -> None:
     with Run.open(tracking, folder, settings, tags=tags(night)) as run:
         run.log_metrics(metrics(night), night.day.toordinal())
         run.log_text("report.html", page.read_text())
-        run.finish("FINISHED" if night.finished else "FAILED")
+        run.finish("FINISHED" if night.finished else "KILLED" if night.outcome == "stopped" else "FAILED")
 
 
 def tags(night: Night) -> dict[str, str]:

@@ -13,7 +13,7 @@ from optuna import TrialPruned
 from pipelines.fit import Fit, StoppedError
 from pipelines.train import open_run
 from ranking.config import RunConfig, revise
-from ranking.distributed.collectives import share, told
+from ranking.distributed.collectives import lead, share, told
 from ranking.distributed.world import World
 from ranking.metrics import EvaluationReport
 from ranking.tracking.runs import NullRun, Status
@@ -81,9 +81,13 @@ def _followed(fit: Fit, run: NullRun, config: RunConfig, judge: Judge) -> float:
         if not fit.train(run, watch):
             raise StoppedError
         best, status = watch.best(), "FINISHED"
-    except (TrialPruned, StoppedError) as stop:
+    except TrialPruned:
         status = "KILLED"
-        run.log_tags({"tune.state": "pruned" if isinstance(stop, TrialPruned) else "stopped"})
+        run.log_tags({"tune.state": "pruned"})
+        raise
+    except StoppedError:
+        run.log_tags({"tune.state": "stopped"})
+        lead(run.stop, fit.parts.world)
         raise
     finally:
         run.finish(status)

@@ -34,6 +34,7 @@ _PARAM_LENGTH = 6000  # MLflow's limits, in characters
 _KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
+_STOP_SECONDS = 5.0  # to ship what is left after SIGTERM, and as long for a request under way
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _DOCUMENTS = (":(top,exclude)docs", ":(top,exclude)benchmarks/results")
 
@@ -126,6 +127,14 @@ class NullRun:
 
         Returns:
             Number of events that stay in the run directory for `replay`.
+        """
+        return 0
+
+    def stop(self) -> int:
+        """End the run as KILLED, within seconds: whoever sent SIGTERM does not wait; what is left stays as well.
+
+        Returns:
+            As `finish`.
         """
         return 0
 
@@ -241,12 +250,18 @@ class Run(NullRun):
 
     def finish(self, status: Status = "FINISHED") -> int:
         """See `NullRun.finish`; a second call does nothing."""
+        return self._end(status, self._config.drain_seconds, self._config.request_timeout + 5.0)
+
+    def stop(self) -> int:  # noqa: D102
+        return self._end("KILLED", min(self._config.drain_seconds, _STOP_SECONDS), _STOP_SECONDS)
+
+    def _end(self, status: Status, deadline: float, grace: float) -> int:
         if self._spool.closed:
             return 0
         if self._system:
             self._system.stop()
         self._spool.append({"kind": "status", "status": status, "time": _now()})
-        return self._spool.close(self._config.drain_seconds, grace=self._config.request_timeout + 5.0)
+        return self._spool.close(deadline, grace)
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
         for key, value in flatten(redact(params)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import torch
 import yaml
 
 from pipelines.compare import alone
+from ranking.errors import EXIT_STOPPED
 from ranking.training.checkpoint import read_model
 from ranking.training.commits import read_commits
-from tests.launch import Ended, run
+from tests.launch import Ended, Job, run
+from tests.pipelines.test_train import OFFLINE, statuses
 from tests.workspace import Workspace, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and SQLAlchemy, about their own code
@@ -95,19 +99,29 @@ def test_models_that_are_there_already_are_taken(home, compared, tmp_path) -> No
     over = tmp_path / "over.yaml"
     taken = {task: str(output / "compare" / task) for task in TASKS[1:]}
     over.write_text(yaml.safe_dump({"compare": {"baselines": taken, "resamples": 100, "gradient_batches": 3}}))
-    offline = ("--tracking.uri=http://127.0.0.1:9", "--tracking.drain_seconds=0", "--tracking.request_timeout=1")
-    options = home.arguments("-c", str(over), "--training.epochs=1", *offline)
+    options = home.arguments("-c", str(over), "--training.epochs=1", *OFFLINE)
     (ended,) = run(home.folder, "pipelines.compare", options)
     assert ended.code == 0, ended.err
     assert "rows/s" not in ended.err  # nothing was trained
     assert ledger(output) == before
 
 
+def test_sigterm_leaves_no_run_behind_that_seems_to_go_on(home, tmp_path) -> None:
+    job = Job(tmp_path, "pipelines.compare", home.arguments(*OFFLINE, "--training.epochs=99", f"--output={tmp_path}"))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("checkpoints/commits/*.json")):
+        assert time.monotonic() < deadline, job.err(0)
+        time.sleep(0.02)
+    job.signal(signal.SIGTERM)
+    (ended,) = job.wait()
+    assert ended.code == EXIT_STOPPED, ended.err
+    assert statuses(tmp_path)[-1] == statuses(tmp_path / "compare")[-1] == "KILLED"
+
+
 def test_a_directory_without_a_run_is_named(home, tmp_path) -> None:
     over = tmp_path / "over.yaml"
     over.write_text(yaml.safe_dump({"compare": {"baselines": {"click": str(tmp_path / "nothing")}}}))
-    offline = ("--tracking.uri=http://127.0.0.1:9", "--tracking.drain_seconds=0", "--tracking.request_timeout=1")
-    options = home.arguments("-c", str(over), "--training.epochs=1", f"--output={home.folder / 'run'}", *offline)
+    options = home.arguments("-c", str(over), "--training.epochs=1", f"--output={home.folder / 'run'}", *OFFLINE)
     (ended,) = run(home.folder, "pipelines.compare", options)
     assert ended.code == 2
     assert "compare.baselines: " in ended.errors[0]

@@ -77,6 +77,12 @@ def validation_curve(output: Path) -> list[tuple[int, dict[str, float]]]:
     return [(event["step"], event["values"]) for event in events]
 
 
+def statuses(output: Path) -> list[str]:
+    """How the processes of a run began and ended its MLflow run, in order."""
+    lines = (output / "tracking/spool.jsonl").read_text().splitlines()
+    return [event["status"] for event in map(json.loads, lines) if event["kind"] == "status"]
+
+
 def wait_for(job: Job, condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -160,6 +166,7 @@ def test_sigterm_on_one_rank_commits_on_all_and_loses_no_step(workspace, referen
     assert [rank.code for rank in ended] == [0, 0], ended[0].err
     assert_same_end(tmp_path, reference[0])
     assert loss_curve(tmp_path) == loss_curve(reference[0])
+    assert statuses(tmp_path) == ["KILLED", "RUNNING", "FINISHED"]
 
 
 def test_sigterm_in_an_evaluation_abandons_it_and_it_comes_first_on_resuming(workspace, reference, tmp_path) -> None:

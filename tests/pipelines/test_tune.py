@@ -16,6 +16,7 @@ import yaml
 from ranking.config import load, setting
 from ranking.errors import EXIT_STOPPED
 from tests.launch import Ended, Job, run
+from tests.pipelines.test_train import statuses
 from tests.workspace import Workspace, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow, SQLAlchemy and optuna, about their own code
@@ -149,6 +150,7 @@ def test_a_killed_workers_trial_goes_on_and_a_stopped_ones_too(home, tmp_path) -
     (ended,) = job.wait()
     assert ended.code == EXIT_STOPPED, ended.err
     assert "step 3/64" not in ended.err  # it went on from the checkpoint
+    assert statuses(next(trials.glob("0000-*"))) == ["RUNNING", "KILLED"]
 
     jobs = [Job(tmp_path, "pipelines.tune", options, size=size) for size in (1, 2)]
     answers = [job.wait() for job in jobs]

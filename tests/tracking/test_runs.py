@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 from pydantic import ValidationError
 
 from ranking.errors import InputError
+from ranking.tracking import runs
 from ranking.tracking.delivery import ID_TAG
 from ranking.tracking.runs import Dataset, NullRun, Run, TrackingConfig, flatten, git_revision, replay
 
@@ -207,6 +209,25 @@ def test_only_the_first_finish_counts(config: TrackingConfig, client: MlflowClie
     with Run.open(config, tmp_path, SETTINGS) as run:
         run.finish("KILLED")
     assert client.get_run(run.run_id).info.status == "KILLED"
+
+
+def test_a_stopped_run_is_killed_until_it_goes_on(config: TrackingConfig, client: MlflowClient, tmp_path: Path) -> None:
+    with Run.open(config, tmp_path, SETTINGS) as run:
+        assert run.stop() == 0
+    assert client.get_run(run.run_id).info.status == "KILLED"
+    with Run.open(config, tmp_path, SETTINGS):
+        pass
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_the_server_as_long_as_one_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_STOP_SECONDS", 0.2)
+    out_of_reach = TrackingConfig(uri="http://127.0.0.1:9", drain_seconds=60, request_timeout=1)
+    run, began = Run.open(out_of_reach, tmp_path, SETTINGS), time.monotonic()
+    assert run.stop() > 0
+    assert time.monotonic() - began < 10
 
 
 def test_finishing_leaves_no_thread_and_gives_mlflow_its_settings_back(

@@ -86,6 +86,7 @@ def _train(config: RunConfig, world: World) -> None:
     fit = Fit(config, world)
     with open_run(config, fit.manifest, world) as run:
         if not fit.train(run):
+            run.stop()
             raise typer.Exit(EXIT_STOPPED)
         best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest("test"))
         if found.predictions is None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 
 from pipelines.fit import Fit
 from pipelines.job import say
@@ -23,7 +24,7 @@ from pipelines.studies.warm_start.config import WarmStartStudyConfig
 from ranking.data.growth import shifts
 from ranking.data.transforms import Transforms
 from ranking.distributed.world import World, join
-from ranking.errors import InputError
+from ranking.errors import EXIT_STOPPED, InputError
 from ranking.metrics import Predictions
 from ranking.metrics.significance import Difference, delong, paired_delong
 from ranking.tracking.runs import NullRun
@@ -78,7 +79,8 @@ def brought_up(
     if not note.exists() and run.data.transforms == str(folder / "transforms"):
         prepare(config.window_of(run, day))
     fit = Fit(run, world)
-    fit.train(NullRun())
+    if not fit.train(NullRun()):
+        raise typer.Exit(EXIT_STOPPED)
     if not note.exists():
         spent = time.perf_counter() - began[0], time.process_time() - began[1]
         cost = Cost(*spent, fit.state.progress.step * run.data.batch_size)
