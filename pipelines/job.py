@@ -28,6 +28,9 @@ Files = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces.")]
 
+_begun: list[tuple[str, Textfile]] = []
+"""The job of this process, until it is noted how it ended."""
+
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 _PASSED_ON: dict[str, Any] = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
 
@@ -88,20 +91,25 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
         _collect()
         _quiet()
         words = {name: Command(tuple(files), tuple(context.args)) for name in asking}
-        record = None
         try:
             config = _read(kind, files, context.args)
-            record = _begin(config, body.__name__)
+            _begin(config, body.__name__)
             code = body(config, **words, **options) or EXIT_OK
         except Exception as error:
             code = _failed(error, debug)
-        if record is not None:
-            record.end(body.__name__, code)
+        conclude(code)
         raise typer.Exit(code)
 
     command.__signature__ = _signature(command, body)  # type: ignore[attr-defined]
     command.__doc__ = inspect.getdoc(body)
     return command
+
+
+def conclude(code: int) -> None:
+    """Note in the metrics, once, how this process's job ended; whoever ends the process in its middle calls it too."""
+    while _begun:
+        name, record = _begun.pop()
+        record.end(name, code)
 
 
 def say(text: str = "") -> None:
@@ -148,16 +156,16 @@ def _read(kind: type[Settings], files: Sequence[Path], overrides: Sequence[str])
         raise error if speaks() else ToldError(str(error)) from None
 
 
-def _begin(config: Settings, name: str) -> Textfile | None:
+def _begin(config: Settings, name: str) -> None:
     """Log as the configuration says, and note in the metrics that the job begins; rank 0 does it for all."""
     logs.bind(run="", step=None, rank=own_rank())
     if not isinstance(config, RunConfig):
-        return None
+        return
     logs.use(config.logging)
-    record = Textfile(config.metrics, config.registry.name) if own_rank() == 0 else None
-    if record is not None:
+    if own_rank() == 0:
+        record = Textfile(config.metrics, config.registry.name)
         record.begin(name)
-    return record
+        _begun[:] = [(name, record)]
 
 
 def _failed(error: Exception, debug: bool) -> int:

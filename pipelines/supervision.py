@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.job import complain
+from pipelines.job import complain, conclude
 from ranking.distributed.board import Board, Failure, Sign
 from ranking.distributed.world import World
 from ranking.errors import EXIT_INPUT, InputError, ReportedError, ToldError
@@ -174,7 +174,7 @@ class Supervisor:
             self._tell(first)
         if self.world.size > 1:
             time.sleep(2 * _TICK)  # the others hear it before their connections, and perhaps the store, close with us
-            leave = threading.Timer(_UNWIND, os._exit, (first.code,))
+            leave = threading.Timer(_UNWIND, self._leave, (first,))
             leave.daemon = True
             leave.start()
         return first.code
@@ -213,8 +213,7 @@ class Supervisor:
                 file.write(f"{self.world.pulse}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file)
-        words = threading.Thread(target=lambda: [word() for word in reversed(self._last_words)], daemon=True)
-        words.start()
+        words = _begin(lambda: conclude(failure.code), *reversed(self._last_words))
         self._tell(failure)
         words.join(_WORD)
         if failure.rank == self.world.rank or self.world.leads:
@@ -233,6 +232,7 @@ class Supervisor:
             complain(failure.line)
 
     def _leave(self, failure: Failure) -> None:
+        _begin(lambda: conclude(failure.code)).join(_WORD)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(failure.code)
@@ -244,6 +244,13 @@ class Supervisor:
     def _stacks(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"rank-{self.world.rank}.txt"
+
+
+def _begin(*works: Callable[[], object]) -> threading.Thread:
+    """Do one after the other, and whoever waits for it need not wait for ever."""
+    thread = threading.Thread(target=lambda: [work() for work in works], daemon=True)
+    thread.start()
+    return thread
 
 
 _NOBODY: Sign | None = None

@@ -94,8 +94,10 @@ def test_the_stack_of_the_rank_that_failed_in_a_step_is_shown_on_demand(workspac
     [("1:hang:input:9", "training (input)"), ("0:hang:evaluation:1", "evaluation (step)")],
 )
 def test_a_rank_that_hangs_is_named_and_all_leave_their_stacks(workspace, tmp_path, fault, where) -> None:
-    ended = faulty(workspace, tmp_path, fault, "--training.hang_timeout=3").wait(SOON)
+    metrics = tmp_path / "job.prom"
+    ended = faulty(workspace, tmp_path, fault, "--training.hang_timeout=3", f"--metrics.textfile={metrics}").wait(SOON)
     assert [each.code for each in ended] == [EXIT_FAILURE] * 2
+    assert 'ranking_job_exit_code{model="ranker",pipeline="train"} 1.0' in metrics.read_text()
     stacks = tmp_path / "run" / "stacks"
     line = (
         rf"error: rank {fault[0]} \(host .*, pid \d+\) hangs in {re.escape(where)} after step \d+: no progress for 3 s "
