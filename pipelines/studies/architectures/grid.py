@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from pipelines.fit import Fit
 from pipelines.pictures import draw
@@ -19,7 +18,7 @@ from pipelines.studies.architectures.config import REFERENCE, ArchitecturesConfi
 from pipelines.train import open_run
 from ranking.config import RunConfig
 from ranking.distributed.world import World
-from ranking.errors import EXIT_STOPPED
+from ranking.errors import EXIT_STOPPED, ReportedError
 from ranking.metrics import Predictions
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,8 @@ def _train(config: RunConfig, world: World) -> None:
     with open_run(config, fit.manifest, world) as run:
         if not fit.train(run):
             run.stop()
-            raise typer.Exit(EXIT_STOPPED)
+            log.warning("stopped after a commit; the same command goes on")
+            raise ReportedError(EXIT_STOPPED)
         best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest("test"))
         if found.predictions is None:
             raise RuntimeError("a study is run by one process")

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import typer
 
 from pipelines.fit import Fit
 from pipelines.job import say
@@ -24,7 +23,7 @@ from pipelines.studies.warm_start.config import WarmStartStudyConfig
 from ranking.data.growth import shifts
 from ranking.data.transforms import Transforms
 from ranking.distributed.world import World, join
-from ranking.errors import EXIT_STOPPED, InputError
+from ranking.errors import EXIT_STOPPED, InputError, ReportedError
 from ranking.metrics import Predictions
 from ranking.metrics.significance import Difference, delong, paired_delong
 from ranking.tracking.runs import NullRun
@@ -80,7 +79,8 @@ def brought_up(
         prepare(config.window_of(run, day))
     fit = Fit(run, world)
     if not fit.train(NullRun()):
-        raise typer.Exit(EXIT_STOPPED)
+        say("stopped after a commit; the same command goes on")
+        raise ReportedError(EXIT_STOPPED)
     if not note.exists():
         spent = time.perf_counter() - began[0], time.process_time() - began[1]
         cost = Cost(*spent, fit.state.progress.step * run.data.batch_size)
