@@ -160,10 +160,9 @@ def _trained(fit: Fit, parent: str) -> Fit:
     Raises:
         StoppedError: SIGTERM.
     """
-    config, training, progress = fit.parts.config, fit.parts.config.training, fit.state.progress
-    if progress.evaluated and progress.step >= (training.steps or training.epochs * fit.steps):
+    if fit.finished:
         return fit
-    with open_run(config, fit.manifest, fit.parts.world) as run:
+    with open_run(fit.parts.config, fit.manifest, fit.parts.world) as run:
         run.log_tags({"mlflow.parentRunId": parent} if parent else {})
         if not fit.train(run):
             lead(run.stop, fit.parts.world)

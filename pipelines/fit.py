@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipelines.assembly import Assembly
 from pipelines.origin import begin
@@ -23,6 +24,8 @@ from ranking.training.trainer import Tracker, Trainer
 
 _SETTLED = ("schema", "model", "objective", "optimizer")
 """Sections that a run cannot change on the way."""
+_SCORING = ("best", "tasks", "min_positives")
+"""Of `evaluation`, what its scores follow from: no run is to rank checkpoints by scores of two kinds."""
 
 
 class StoppedError(Exception):
@@ -45,7 +48,8 @@ class Fit:
         fence: of the run directory's lease, which is held; None where nobody else can write there.
 
     Raises:
-        InputError: the run directory's checkpoint belongs to other data, or to another order of it.
+        InputError: the run directory's checkpoint belongs to other data, or to another order of it, or is scored on
+            other data.
     """
 
     def __init__(self, config: RunConfig, world: World, fence: Callable[[], None] | None = None) -> None:
@@ -61,6 +65,21 @@ class Fit:
         if fence is not None:
             self.checkpoints.sweep()
         resume(self.checkpoints, self.state, self.parts, self.manifest)
+        lead(self._pin_validation, world)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps of the budget are done and evaluated."""
+        training, progress = self.parts.config.training, self.state.progress
+        return progress.evaluated and progress.step >= (training.steps or training.epochs * self.steps)
+
+    def _pin_validation(self) -> None:
+        """Let all scores of the run be of the same rows; where none was found yet, these are the ones."""
+        config = self.parts.config
+        if self.finished:
+            return
+        if not (self.state.progress.history and require_pinned(config, self.validation, "validation")):
+            pin(config, self.validation, "validation")
 
     def train(self, tracker: Tracker, watch: Callable[[EvaluationReport], None] = lambda _: None) -> bool:
         """Run to the step budget; False when SIGTERM stopped it after a commit.
@@ -114,7 +133,7 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
     )
     found = checkpoints.restore(state)
     if found is not None:
-        lead(lambda: require_pinned(config, manifest), state.world)
+        lead(lambda: require_pinned(config, manifest, "train"), state.world)
         _require_same(found, fresh, state.world, config.output)
         parts.known_damage = found.quarantined
         fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
@@ -134,8 +153,7 @@ def _require_same(before: Progress, now: Progress, world: World, output: Path) -
         )
     if before.transforms != now.transforms:
         raise told(f"{output}: the run was started with other transforms; expected them, or another `output`", world)
-    was, is_now = ({name: each.config[name] for name in _SETTLED} for each in (before, now))
-    old, new = dict(flatten(was)), dict(flatten(is_now))
+    old, new = (dict(flatten(_settled(each.config))) for each in (before, now))
     odd = next((key for key in sorted(old.keys() | new) if old.get(key) != new.get(key)), None)
     if odd is not None:
         raise told(
@@ -143,3 +161,8 @@ def _require_same(before: Progress, now: Progress, world: World, output: Path) -
             f"as the run in {output} was started, or another `output`",
             world,
         )
+
+
+def _settled(config: dict[str, Any]) -> dict[str, Any]:
+    scoring = {name: config["evaluation"][name] for name in _SCORING}
+    return {name: config[name] for name in _SETTLED} | {"evaluation": scoring}

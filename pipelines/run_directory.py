@@ -33,7 +33,7 @@ def keep(config: RunConfig, report: RunReport) -> None:
 
 
 def pin(config: RunConfig, manifest: Manifest, split: str = "test") -> None:
-    """Keep a manifest: the test split's is what promotion scores on, the training split's what a run resumes on."""
+    """Keep a manifest: the test split's is what promotion scores on, the other two splits' what a run resumes on."""
     write_atomically(pinned(config, split), manifest.model_dump_json().encode())
 
 
@@ -42,12 +42,16 @@ def pinned(config: RunConfig, split: str = "test") -> Path:
     return config.output / "manifests" / f"{split}.json"
 
 
-def require_pinned(config: RunConfig, manifest: Manifest) -> None:
-    """Refuse to resume a run on other training data than it began with.
+def require_pinned(config: RunConfig, manifest: Manifest, split: str) -> bool:
+    """Refuse to resume a run on other data than it began with.
+
+    Returns:
+        Whether a manifest is pinned.
 
     Raises:
         InputError: a file changed, is gone or was added.
     """
-    file = pinned(config, "train")
+    file = pinned(config, split)
     if file.exists():
         manifest.require(read_manifest(file))
+    return file.exists()

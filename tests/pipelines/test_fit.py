@@ -1,10 +1,93 @@
-"""What a training leaves in its run directory can be copied around."""
+"""One training as a value: what it leaves in its run directory, and what it refuses to go on with."""
 
 from __future__ import annotations
 
-from tests.launch import run
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.fit import Fit
+from pipelines.run_directory import pinned
+from ranking.config import load
+from ranking.data.manifest import read_manifest
+from ranking.distributed.world import World
+from ranking.errors import InputError
+from ranking.tracking.runs import NullRun
+from tests.launch import launch, run
 
 CANARY = "canary-4711"
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """What an InputError says; "" where there is none."""
+    try:
+        work()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def scored(world: World, files: list[Path], folder: Path) -> dict[str, str]:
+    """A run that was evaluated once is to go on while what it is scored by changes; what it says, by change."""
+    settings = [f"--output={folder / 'run'}", f"--data.validation={folder}/*.parquet", "--evaluation.every=2"]
+
+    def fit(*more: str, steps: int = 4) -> Fit:
+        return Fit(load(files, [*settings, f"--training.steps={steps}", *more]), world)
+
+    def said(*more: str) -> str:
+        return refusal(lambda: fit(*more))
+
+    assert fit(steps=2).train(NullRun())
+    found = {key: said(f"--evaluation.{key}") for key in ("best=gauc", 'tasks=["click"]', "min_positives=3")}
+    found["confidence"] = said("--evaluation.confidence=0.9")
+    shutil.copy(folder / "part-0.parquet", folder / "part-1.parquet")
+    found["grown"], found["finished"] = said(), refusal(lambda: fit(steps=2))
+    pin = pinned(fit(steps=2).parts.config, "validation")
+    pin.unlink()
+    found["unpinned"], found["pinned since"] = said(), str(len(read_manifest(pin).shards))
+    shutil.rmtree(folder / "run" / "checkpoints")
+    (folder / "part-1.parquet").unlink()
+    found["not begun"], found["pinned then"] = said(), str(len(read_manifest(pin).shards))
+    return found
+
+
+@pytest.fixture(scope="module")
+def goes_on(workspace, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("scored")
+    shutil.copy(workspace.files("validation")[0], folder / "part-0.parquet")
+    (found,) = launch(scored, 1, [workspace.yaml], folder)
+    return folder, found
+
+
+@pytest.mark.parametrize(
+    ("change", "got", "expected"), [("best=gauc", "gauc", "auc"), ('tasks=["click"]', '["click"]', "[]")]
+)
+def test_a_run_does_not_go_on_with_scores_of_another_kind(goes_on, change, got, expected) -> None:
+    folder, found = goes_on
+    key = change.partition("=")[0]
+    rest = f"as the run in {folder / 'run'} was started, or another `output`"
+    assert found[change] == f"evaluation.{key}: got {got}; expected {expected}, {rest}"
+    assert found["min_positives=3"].startswith("evaluation.min_positives: got 3; expected 10, ")
+    assert found["confidence"] == ""
+
+
+def test_a_run_does_not_go_on_with_scores_of_other_rows(goes_on) -> None:
+    folder, found = goes_on
+    assert found["grown"] == f"file://{folder}/part-1.parquet: new; expected only the files that were pinned"
+
+
+def test_a_run_that_has_nothing_left_to_score_may_see_other_rows(goes_on) -> None:
+    assert goes_on[1]["finished"] == ""
+
+
+def test_a_run_without_pinned_validation_rows_pins_those_it_goes_on_with(goes_on) -> None:
+    assert (goes_on[1]["unpinned"], goes_on[1]["pinned since"]) == ("", "2")
+
+
+def test_a_run_that_has_no_score_yet_is_scored_on_what_there_is(goes_on) -> None:
+    assert (goes_on[1]["not begun"], goes_on[1]["pinned then"]) == ("", "1")
 
 
 def test_no_secret_of_the_configuration_is_written_down(workspace, tmp_path) -> None:
