@@ -210,13 +210,18 @@ def _hidden(path: str) -> bool:
 
 
 def _transient(error: Exception) -> bool:
-    """Throttled, stalled, cut off; not refused, replaced, or read well and found damaged."""
+    """Throttled, stalled, cut off, not connected; not refused, replaced, or read well and found damaged."""
     if isinstance(error, PermissionError) or type(error).__name__ == "FileExpired":
         return False
-    s3fs = sys.modules.get("s3fs.core")  # knows which of botocore's and aiohttp's errors pass
-    if isinstance(error, TimeoutError) or (s3fs and isinstance(error, s3fs.S3_RETRYABLE_ERRORS)):
+    if isinstance(error, TimeoutError) or isinstance(error, _passing()):
         return True
     return isinstance(error, OSError) and error.errno is not None
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """What else passes where S3 is in use: a connection that botocore cannot make is no OSError with a number."""
+    s3fs, botocore = sys.modules.get("s3fs.core"), sys.modules.get("botocore.exceptions")
+    return (*s3fs.S3_RETRYABLE_ERRORS, botocore.ConnectionError) if s3fs and botocore else ()
 
 
 def _doubtful(error: Exception) -> bool:

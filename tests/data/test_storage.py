@@ -1,5 +1,6 @@
 """Object stores that throttle, stall, cut off, lose or replace files: answered late, or named; never other rows."""
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from ranking.data.parquet import Decoder
 from ranking.data.storage import RetryConfig, Store
 from ranking.errors import InputError
 from tests.faults.proxy import Fault, Proxy
+from tests.launch import free_port
 
 LAYOUT = [[300, 300], [300]]
 TIMEOUTS = {"config_kwargs": {"read_timeout": 0.3, "connect_timeout": 1}}
@@ -131,6 +133,31 @@ def test_a_store_that_never_recovers_is_named_at_the_deadline(bucket, store, pro
     assert line.endswith("expected an answer within data.retry.deadline_s")
     assert "\n" not in line
     assert time.monotonic() - began < 10
+
+
+def test_a_store_that_is_not_up_yet_is_waited_for(bucket, s3):
+    port = free_port()
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    starting = threading.Timer(0.7, server.start)  # shows what the other server of this process has
+    starting.start()
+    found = Store(s3 | {"endpoint_url": f"http://127.0.0.1:{port}"}, RetryConfig(deadline_s=20)).find(bucket)
+    starting.join()
+    server.stop()
+    assert len(found) == len(LAYOUT)
+
+
+@pytest.mark.parametrize("name", ["EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"])
+def test_a_connection_that_cannot_be_made_is_tried_again(store, name, monkeypatch):
+    monkeypatch.setattr("ranking.data.storage._FIRST_WAIT", 0.01)
+    error = getattr(pytest.importorskip("botocore.exceptions"), name)(endpoint_url="x", proxy_url="x")
+    answers = iter([error] * 6)  # more than damage is looked at
+
+    def work():
+        for error in answers:
+            raise error
+        return "answered"
+
+    assert store.attempt("s3://ranking/x", "x", work) == "answered"
 
 
 def test_no_second_attempt_without_a_deadline(bucket, store, proxy):
