@@ -16,7 +16,7 @@ from pipelines.offline import Scored, assess
 from pipelines.slicing import columns, slices
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.serving.ranker import Ranker
 from ranking.tracking.budgets import Cost, LatencyConfig, judge_latency, judge_shadow, judge_size
 from ranking.tracking.gate import decide
@@ -148,6 +148,8 @@ def _widened(rows: Manifest, wanted: list[str], config: RunConfig) -> Manifest:
         return rows
     try:
         return _again(rows, names, config, "pinned rows")
+    except ServiceError:
+        raise
     except InputError as error:
         raise InputError(
             f"{error}; expected {names[len(rows.columns.names) :]}, which a model or slice reads"
@@ -163,6 +165,8 @@ def _again(manifest: Manifest, names: list[str], config: RunConfig, key: str) ->
 def _assess(version: Version, rows: Manifest, config: RunConfig) -> Scored:
     try:
         return assess(version.ranker, rows, config)
+    except ServiceError:
+        raise
     except InputError as error:
         raise InputError(f"{config.registry.name} version {version.number}: {error}") from None
 

@@ -16,7 +16,7 @@ import typer
 
 from ranking.config import RunConfig, Settings, read
 from ranking.distributed.world import own_rank, speaks
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, InputError, ReportedError, ToldError
+from ranking.errors import EXIT_FAILURE, EXIT_OK, InputError, ReportedError, ToldError
 from ranking.tracking import logs
 from ranking.tracking.redact import redact_text
 from ranking.tracking.textfile import Textfile
@@ -59,8 +59,8 @@ def job(body: Callable[..., int | None]) -> typer.Typer:
     """Turn `body(config, **options)` into a command line.
 
     The command takes `-c CONFIG` (repeatable), `--debug`, the body's own typer options, and any
-    `--section.key=value` of the configuration. Bad input ends in one line on stderr and exit code 2, anything
-    unforeseen in one line and exit code 1; `--debug` shows the stack.
+    `--section.key=value` of the configuration. Bad input ends in one line on stderr and exit code 2, a service
+    that fails and anything unforeseen in one line and exit code 1; `--debug` shows the stack.
 
     Args:
         body: takes its configuration first, a RunConfig or other Settings as annotated; returns an exit code, None
@@ -171,15 +171,13 @@ def _begin(config: Settings, name: str) -> None:
 def _failed(error: Exception, debug: bool) -> int:
     """Say in one line what went wrong, unless that was said already; the exit code."""
     if isinstance(error, ToldError):
-        return EXIT_INPUT
+        return error.code
     if not isinstance(error, ReportedError):
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         complain(" ".join(reason.split()))
     if debug:
         typer.echo(traceback.format_exc(), err=True)
-    if isinstance(error, ReportedError):
-        return error.code
-    return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
+    return error.code if isinstance(error, InputError | ReportedError) else EXIT_FAILURE
 
 
 def _collect() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from pipelines.job import complain, conclude
 from ranking.distributed.board import Board, Failure, Sign
 from ranking.distributed.world import World
-from ranking.errors import EXIT_INPUT, InputError, ReportedError, ToldError
+from ranking.errors import InputError, ReportedError, ToldError
 
 _TICK = 0.5  # s between two looks at the other ranks
 _SILENT = 30.0  # s without a sign of life after which a process counts as stopped or cut off
@@ -167,7 +167,7 @@ class Supervisor:
         with self._lock:
             self._over.set()
             if isinstance(error, ToldError):
-                return EXIT_INPUT
+                return error.code
             first = self._explain(error)
             with suppress(RuntimeError):  # nobody is left to hear it
                 first = self._board.publish(first)
@@ -181,7 +181,7 @@ class Supervisor:
 
     def _explain(self, error: BaseException) -> Failure:
         if isinstance(error, InputError):
-            return self._failure(str(error)).model_copy(update={"code": EXIT_INPUT})
+            return self._failure(str(error)).model_copy(update={"code": error.code})
         dead = self._dead_rank() if isinstance(error, RuntimeError) else None
         if dead is not None:
             return self._failure(dead)

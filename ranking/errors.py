@@ -19,15 +19,39 @@ class InputError(ValueError):
 
     Args:
         message: the line; what breaks it, such as a file's name, is escaped.
+
+    Attributes:
+        code: exit code of the job.
     """
+
+    code = EXIT_INPUT
 
     def __init__(self, message: str) -> None:
         """Keep to one line."""
         super().__init__("\\n".join(message.splitlines()))
 
 
+class ServiceError(InputError):
+    """A service or the machine fails the job; the input may be good, and the same command may succeed later.
+
+    It is an InputError because it is told like one: whoever hands those on hands on this. The job exits with code 1.
+    """
+
+    code = EXIT_FAILURE
+
+
 class ToldError(InputError):
-    """An InputError that rank 0 reports for all; the other ranks leave without a word."""
+    """An InputError that rank 0 reports for all; the other ranks leave without a word.
+
+    Args:
+        message: the line.
+        code: exit code of what rank 0 reports.
+    """
+
+    def __init__(self, message: str, code: int = EXIT_INPUT) -> None:
+        """Keep the code."""
+        super().__init__(message)
+        self.code = code
 
 
 class ReportedError(Exception):

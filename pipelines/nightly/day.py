@@ -88,7 +88,7 @@ def examine(day: date, others: Sequence[date], config: RunConfig, reference: Ref
         if others:
             manifest([others[-1], day], config)  # refuses types that do not go together
     except InputError as error:
-        if is_fault_of_the_store(error):
+        if _is_fault_of_the_store(error):
             raise
         return DayReport(findings=(_error("files", str(error)),))
     report = DayReport(rows=found.rows, usual_rows=median(usual) if usual else None)
@@ -104,7 +104,7 @@ def manifest(days: Sequence[date], config: RunConfig) -> Manifest:
     return config.data.manifest(urls, config.schema.columns(), "retrain.partition")
 
 
-def is_fault_of_the_store(error: Exception) -> bool:
+def _is_fault_of_the_store(error: Exception) -> bool:
     """Whether a place could not be reached, rather than being wrong or holding something wrong."""
     cause = error.__cause__
     return cause is not None and not isinstance(error, DamageError) and not isinstance(cause, _NO_FAULT)

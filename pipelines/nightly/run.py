@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from pipelines.nightly.day import is_fault_of_the_store
 from pipelines.nightly.night import Night, Outcome
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.worker import Stop, StoppedError, WorkerError
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.tracking.redact import redact_text
 from ranking.tracking.registry import RegistryError
 
@@ -52,6 +51,6 @@ def _outcome(error: Exception) -> Outcome:
     """What kind of failure an exception is."""
     if isinstance(error, StoppedError):
         return "stopped"
-    if isinstance(error, InputError):
-        return "infrastructure" if is_fault_of_the_store(error) else "bad_input"
-    return "infrastructure" if isinstance(error, RegistryError | WorkerError | OSError) else "fault"
+    if isinstance(error, ServiceError | RegistryError | WorkerError | OSError):
+        return "infrastructure"
+    return "bad_input" if isinstance(error, InputError) else "fault"

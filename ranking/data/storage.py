@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import re
@@ -19,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import Field
 
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.schema import Frozen
 
 Options = Mapping[str, Any]
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds
 _DOUBTFUL_TRIES = 5  # a store behind a load balancer can say 404 of a file that is there, and bits flip on the way
+_REFUSALS = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_REFUSED = (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSYS)  # how s3fs numbers what S3 says of a bad request
+_BUSY = ("429", "500", "502", "503", "504")
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "created")
 _jitter = random.Random()  # of its own: the global state belongs to the run
 
@@ -67,7 +71,8 @@ class Store:
             are left out.
 
         Raises:
-            InputError: the store is unknown, out of reach, or refuses.
+            InputError: the store is unknown, or refuses.
+            ServiceError: it is out of reach, or failed until the deadline.
         """
         return self.attempt(pattern, pattern, lambda: _find(*self._system(pattern)))
 
@@ -75,7 +80,7 @@ class Store:
         """What the file system knows of a file now.
 
         Raises:
-            InputError: missing, or as `find`.
+            InputError: missing, or as `find`, and ServiceError.
         """
 
         def look() -> Info:
@@ -136,6 +141,7 @@ class Store:
 
         Raises:
             DamageError: Arrow cannot read what came.
+            ServiceError: the fault stayed until the deadline.
             InputError: anything else went wrong with the file; the message begins with `what`.
         """
         began, doubts = time.monotonic(), 0
@@ -183,6 +189,11 @@ def file_system(url: str, options: Mapping[str, Any] | None = None) -> tuple[fss
     return system, str(path)
 
 
+def blame(error: Exception) -> type[InputError]:
+    """What to raise in place of an error of a file system: a ServiceError where it may pass, else an InputError."""
+    return ServiceError if _transient(error) else InputError
+
+
 def stamp(info: Info) -> str:
     """What changes when a file does: the store's ETag, or time of change and inode; empty when it tells neither."""
     found = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
@@ -211,11 +222,17 @@ def _hidden(path: str) -> bool:
 
 def _transient(error: Exception) -> bool:
     """Throttled, stalled, cut off, not connected; not refused, replaced, or read well and found damaged."""
-    if isinstance(error, PermissionError) or type(error).__name__ == "FileExpired":
+    if isinstance(error, _REFUSALS) or type(error).__name__ == "FileExpired":
         return False
-    if isinstance(error, TimeoutError) or isinstance(error, _passing()):
+    if isinstance(error, (TimeoutError, *_passing())) or _http_status(error) in _BUSY:
         return True
-    return isinstance(error, OSError) and error.errno is not None
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _REFUSED
+
+
+def _http_status(error: Exception) -> str:
+    """What a server said, where the file system hands that on as it is: gs, az and http do."""
+    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((str(status) for status in found if status), "")
 
 
 def _passing() -> tuple[type[Exception], ...]:
@@ -240,14 +257,14 @@ def _named(what: str, error: Exception, tries: int, spent: float) -> InputError:
     reason = _reason(error)
     if isinstance(error, FileNotFoundError):
         return InputError(f"{what}: got no such file; expected a Parquet file")
-    if tries > 1 and _transient(error):
-        return InputError(
+    if _transient(error) and tries > 1:
+        return ServiceError(
             f"{what}: got {reason!r} after {tries} attempts in {spent:.0f} s; expected an answer within "
             "data.retry.deadline_s"
         )
-    if _damaging(error):
+    if _doubtful(error):
         return DamageError(f"{what}: got {reason!r}; expected an undamaged Parquet file")
-    return InputError(f"{what}: got {reason!r}; expected a readable file")
+    return blame(error)(f"{what}: got {reason!r}; expected a readable file")
 
 
 def _reason(error: Exception) -> str:

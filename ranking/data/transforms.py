@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ranking.data.columns import Block, Column, Float, Float64, RowError
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
-from ranking.data.storage import file_system
+from ranking.data.storage import blame, file_system
 from ranking.errors import InputError
 from ranking.schema import (
     MAX_ROWS,
@@ -155,6 +155,7 @@ class Transforms:
 
         Raises:
             InputError: a file is missing or damaged, or a feature was not fitted, or was with other settings.
+            ServiceError: the store failed.
         """
         fs, root = _place(directory)
         content = _read(fs, f"{root}/transforms.json")
@@ -321,7 +322,7 @@ def _read(fs: fsspec.AbstractFileSystem, path: str) -> _File:
         raise InputError(f"{path}: no such file; expected the transforms that `prepare` fits") from None
     except (ValidationError, ValueError, OSError) as error:
         text = "; ".join(str(error).splitlines()[:3])
-        raise InputError(f"{path}: {text}; expected the transforms that `prepare` fits") from None
+        raise blame(error)(f"{path}: {text}; expected the transforms that `prepare` fits") from None
 
 
 def _read_keys(fs: fsspec.AbstractFileSystem, path: str) -> pa.Array:
@@ -330,4 +331,4 @@ def _read_keys(fs: fsspec.AbstractFileSystem, path: str) -> pa.Array:
             return pq.read_table(file, page_checksum_verification=True)["value"].combine_chunks()
     except (OSError, pa.ArrowException, KeyError) as error:
         text = str(error).splitlines()[0]
-        raise InputError(f"{path}: {text}; expected the vocabulary that `prepare` fits") from None
+        raise blame(error)(f"{path}: {text}; expected the vocabulary that `prepare` fits") from None

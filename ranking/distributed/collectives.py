@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranking.distributed.world import World
-from ranking.errors import InputError, ToldError
+from ranking.errors import EXIT_INPUT, InputError, ServiceError, ToldError
 
 T = TypeVar("T")
 
@@ -42,23 +42,25 @@ def lead(work: Callable[[], T], world: World) -> T:
     """What `work` returns on rank 0, on every rank.
 
     Raises:
-        InputError: on all ranks, when `work` raised one.
+        InputError: on all ranks, when `work` raised one, or a ServiceError.
     """
     value, problem = None, None
     if world.leads:
         try:
             value = work()
         except InputError as error:
-            problem = str(error)
+            problem = str(error), error.code
     value, problem = share((value, problem), world)
     if problem is not None:
-        raise told(problem, world)
+        raise told(problem[0], world, problem[1])
     return value  # type: ignore[return-value]  # rank 0's
 
 
-def told(message: str, world: World) -> InputError:
-    """An error all ranks raise together and rank 0 reports."""
-    return InputError(message) if world.leads else ToldError(message)
+def told(message: str, world: World, code: int = EXIT_INPUT) -> InputError:
+    """An error all ranks raise together and rank 0 reports: the ServiceError or the InputError that had this code."""
+    if not world.leads:
+        return ToldError(message, code)
+    return ServiceError(message) if code == ServiceError.code else InputError(message)
 
 
 def gather(value: T, world: World) -> list[T]:

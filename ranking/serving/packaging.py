@@ -21,7 +21,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
 
 import ranking
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.serving.ranker import Ranker
 
 if not sys.stderr.isatty():
@@ -30,6 +30,7 @@ if not sys.stderr.isatty():
 
 _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "fsspec", "mlflow")
 _EXAMPLE_ROWS = 5
+_LONGEST = 500  # characters of a reason
 
 
 def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name: str = "ranker") -> ModelInfo:
@@ -106,16 +107,30 @@ def download(model_uri: str) -> Path:
 
     Raises:
         InputError: there is no such model, or it is not one that `log_model` logged.
+        ServiceError: MLflow or its store cannot be reached, or the machine has no room.
     """
     try:
         repository: Any = get_artifact_repository(model_uri)  # MLflow does not type it
-        found = list(Path(repository.download_artifacts("artifacts")).glob("*/model.json"))  # and none of the code
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{model_uri}: {reason}; expected a model that training logged") from None
+        inside = repository.list_artifacts("artifacts")  # what is not there a store may report as a failure of its own
+        found = list(Path(repository.download_artifacts("artifacts")).glob("*/model.json")) if inside else []
+    except Exception as error:  # every kind of store has its own
+        reason = " ".join(str(error).split())[:_LONGEST]
+        kind = InputError if _is_refusal(error) else ServiceError
+        raise kind(f"{model_uri}: {reason}; expected a model that training logged") from error
     if len(found) != 1:
         raise InputError(f"{model_uri}: got {len(found)} serving artefacts inside; expected one, as training logs")
     return found[0].parent
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether what was asked for is to blame, or who asked: no such model, no permission."""
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    else:
+        answer: Any = getattr(error, "response", None)  # of requests, or a mapping of botocore's
+        metadata = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+        status = metadata.get("HTTPStatusCode", 0) or getattr(answer, "status_code", 0)
+    return isinstance(error, FileNotFoundError | PermissionError) or (400 <= status < 500 and status != 429)
 
 
 def requirements() -> list[str]:

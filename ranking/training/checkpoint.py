@@ -242,13 +242,13 @@ def _agree(work: Callable[[], T], world: World) -> list[T]:
     try:
         value = work()
     except InputError as error:
-        refusal = str(error)
+        refusal = str(error), error.code
     except Exception as error:
         failure = f"rank {world.rank}: {one_line(error)}"
     found = gather((value, refusal, failure), world)
     for _, refused, failed in found:
         if refused or failed:
-            raise told(refused, world) if refused else SaveError(failed)
+            raise told(refused[0], world, refused[1]) if refused else SaveError(failed)
     return [value for value, _, _ in found]  # type: ignore[misc]  # no rank failed
 
 

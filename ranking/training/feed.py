@@ -21,7 +21,8 @@ from ranking.errors import InputError
 from ranking.rows import Rows
 from ranking.schema import Schema
 
-_Proposal = tuple[tuple[Position, Rows] | None, str | None, Callable[[], Tensor]]
+_Problem = tuple[str, int]  # what an error says, and its exit code
+_Proposal = tuple[tuple[Position, Rows] | None, _Problem | None, Callable[[], Tensor]]
 
 
 class Source(Protocol):
@@ -103,7 +104,8 @@ class Feed(Iterator[RankingBatch]):
         self._world.pulse.beat("waiting for the other ranks")
         self._ahead, status, tasks = None, agree(), len(self._schema.tasks)
         if status[tasks]:
-            raise told(next(text for text in gather(error, self._world) if text), self._world)
+            text, code = next(problem for problem in gather(error, self._world) if problem)
+            raise told(text, self._world, code)
         if status[tasks + 2]:
             self._tell_of_damage()
         if status[tasks + 1] or item is None:
@@ -143,11 +145,11 @@ class Feed(Iterator[RankingBatch]):
         except InputError as error:
             raise told(str(error), self._world) from None
 
-    def _fetch(self) -> tuple[tuple[Position, Rows] | None, str | None]:
+    def _fetch(self) -> tuple[tuple[Position, Rows] | None, _Problem | None]:
         began = time.perf_counter()
         try:
             return next(self._rows, None), None
         except InputError as error:
-            return None, str(error)
+            return None, (str(error), error.code)
         finally:
             self.waited += time.perf_counter() - began

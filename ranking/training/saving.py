@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ranking.distributed.collectives import told
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.training.checkpoint import Checkpoints, SaveError
 from ranking.training.commits import Commit
 from ranking.training.layout import Laid
@@ -53,7 +53,8 @@ class Saves:
             then: told how it ended.
 
         Raises:
-            InputError: this save or the one before must not fail and did, or the directory is another job's now.
+            ServiceError: this save or the one before must not fail and did.
+            InputError: the directory is another job's now.
         """
         self.settle()
         apart, tensors = self.checkpoints.config.mode == "async", state.laid()
@@ -68,7 +69,7 @@ class Saves:
         """Wait until nothing is in flight.
 
         Raises:
-            InputError: as `save`.
+            InputError: as `save`, and ServiceError.
         """
         flight = self._flight
         if flight is None:
@@ -93,12 +94,12 @@ class Saves:
         """Wait for the last save, which must have succeeded.
 
         Raises:
-            InputError: it did not.
+            ServiceError: it did not.
         """
         self.settle()
         if self._lost:
             line = f"{self._lost}; expected room to write: the checkpoints before are intact, the same command goes on"
-            raise told(line, self.checkpoints.world)
+            raise told(line, self.checkpoints.world, ServiceError.code)
 
     def __enter__(self) -> Self:
         """The saves themselves."""

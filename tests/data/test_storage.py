@@ -1,18 +1,20 @@
 """Object stores that throttle, stall, cut off, lose or replace files: answered late, or named; never other rows."""
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ranking.data.loader import DataConfig, Loader
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
-from ranking.data.storage import RetryConfig, Store
-from ranking.errors import InputError
+from ranking.data.storage import DamageError, RetryConfig, Store
+from ranking.errors import InputError, ServiceError
 from tests.faults.proxy import Fault, Proxy
 from tests.launch import free_port
 
@@ -125,7 +127,7 @@ def test_listing_and_footers_are_tried_again_too(bucket, store, proxy):
 )
 def test_a_store_that_never_recovers_is_named_at_the_deadline(bucket, store, proxy, fault, reason):
     manifest, began = Manifest.build(bucket, store=store), time.monotonic()
-    with proxy.failing(fault), pytest.raises(InputError) as caught:
+    with proxy.failing(fault), pytest.raises(ServiceError) as caught:
         read(manifest, impatient(store, 1.5), 2)
     line = str(caught.value)
     assert line.startswith(f"{bucket}/part-001.parquet: ")
@@ -162,8 +164,43 @@ def test_a_connection_that_cannot_be_made_is_tried_again(store, name, monkeypatc
 
 def test_no_second_attempt_without_a_deadline(bucket, store, proxy):
     manifest, fault = Manifest.build(bucket, store=store), Fault("status")
-    with proxy.failing(fault), pytest.raises(InputError, match=r"part-000\.parquet: .*got '.*SlowDown'"):
+    with proxy.failing(fault), pytest.raises(ServiceError, match=r"part-000\.parquet: .*got '.*SlowDown'"):
         read(manifest, impatient(store, 0))
+
+
+class Answered(Exception):
+    """As gcsfs and adlfs hand on what a server said."""
+
+    def __init__(self, code):
+        super().__init__(f"status {code}")
+        self.code = code
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (ServiceError, TimeoutError("slow")),
+        (ServiceError, ConnectionResetError(errno.ECONNRESET, "reset")),
+        (ServiceError, OSError(errno.EIO, "broken disk")),
+        (ServiceError, Answered("503")),
+        (InputError, Answered(403)),
+        (InputError, PermissionError(errno.EACCES, "forbidden")),
+        (InputError, FileNotFoundError(errno.ENOENT, "nowhere")),
+        (InputError, IsADirectoryError(errno.EISDIR, "a directory")),
+        (InputError, OSError(errno.EINVAL, "no name for a bucket")),
+        (InputError, RuntimeError("Unable to locate credentials")),
+        (DamageError, OSError("no magic bytes")),
+        (DamageError, pa.ArrowInvalid("no magic bytes")),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_service_s_failure_is_told_apart_from_a_wrong_place_and_from_damage(kind, error):
+    def work():
+        raise error
+
+    with pytest.raises(InputError, match=r"^x: got ") as caught:
+        Store(retry=RetryConfig(deadline_s=0)).attempt("memory://x", "x", work)
+    assert type(caught.value) is kind
 
 
 def test_what_is_forbidden_is_not_tried_again(bucket, store, proxy):

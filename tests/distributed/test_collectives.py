@@ -7,7 +7,7 @@ import torch
 
 from ranking.distributed.collectives import gather, gather_rows, lead, share, sum_across, told
 from ranking.distributed.world import World
-from ranking.errors import InputError, ToldError
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, ServiceError, ToldError
 from tests.launch import launch
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -17,11 +17,15 @@ def fails() -> None:
     raise InputError("no such file")
 
 
+def is_let_down() -> None:
+    raise ServiceError("no answer")
+
+
 def agreements(world: World) -> dict[str, object]:
-    def raised(work) -> tuple[str, str]:
+    def raised(work) -> tuple[str, str, int]:
         with pytest.raises(InputError) as caught:
             lead(work, world)
-        return type(caught.value).__name__, str(caught.value)
+        return type(caught.value).__name__, str(caught.value), caught.value.code
 
     rows = torch.full((world.rank, 2), float(world.rank))  # rank 0 has none
     collected = gather_rows(rows, world)
@@ -31,6 +35,7 @@ def agreements(world: World) -> dict[str, object]:
         "gather": gather(world.rank * 10, world),
         "lead": lead(lambda: f"rank {world.rank}", world),
         "raised": raised(fails),
+        "let down": raised(is_let_down),
         "told": type(told("x", world)).__name__,
         "rows": None if collected is None else collected.tolist(),
     }
@@ -45,7 +50,8 @@ def test_three_ranks_agree() -> None:
             "share": "rank 0",
             "gather": [0, 10, 20],
             "lead": "rank 0",
-            "raised": (error, "no such file"),  # all ranks stop with one message, which one of them speaks
+            "raised": (error, "no such file", EXIT_INPUT),  # all ranks stop with one message, which one of them speaks
+            "let down": ("ServiceError" if rank == 0 else "ToldError", "no answer", EXIT_FAILURE),
             "told": error,
             "rows": [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]] if rank == 0 else None,
         }

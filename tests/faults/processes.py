@@ -177,11 +177,11 @@ def full_disk(trial: Trial) -> Outcome:
     job = trial.launch(f"--checkpoints.on_failure={policy}", faults=faults)
     ended = job.wait(PATIENCE)
     what = f"disk of rank {rank} full at save {save}{', room at the next' * room}, {policy}"
-    if any(each.code not in (0, EXIT_INPUT) for each in ended):
+    if any(each.code not in (0, EXIT_FAILURE) for each in ended):
         return Outcome(what, f"ended with {codes(ended)}: {complaint(ended)}")
     if all(each.code == 0 for each in ended) and not (room and save < 4 and policy == "continue"):
         return Outcome(what, "the last save failed, and the job says it did not")
-    if any(each.code for each in ended) and (wrong := refusal(ended, "was not saved")):
+    if any(each.code for each in ended) and (wrong := refusal(ended, "was not saved", code=EXIT_FAILURE)):
         return Outcome(what, wrong)
     return trial.again(what, report=False)  # of what was saved the best
 

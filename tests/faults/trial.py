@@ -243,10 +243,10 @@ def complaint(ended: list[Ended]) -> str:
     return errors[0] if errors else " | ".join(each.err[-300:] for each in ended)
 
 
-def refusal(ended: list[Ended], *words: str) -> str:
-    """What is wrong with how a job refused its input: it must be exit code 2 and one line that holds the words."""
+def refusal(ended: list[Ended], *words: str, code: int = EXIT_INPUT) -> str:
+    """What is wrong with how a job refused its input: it must be the exit code and one line that holds the words."""
     errors = [line for each in ended for line in each.errors]
-    if codes(ended) != [EXIT_INPUT] * len(ended) or len(errors) != 1:
+    if codes(ended) != [code] * len(ended) or len(errors) != 1:
         return f"ended with {codes(ended)} and {len(errors)} lines: {complaint(ended)}"
     missing = [word for word in words if word not in errors[0]]
     return f"the line does not name {missing[0]}: {errors[0]}" if missing else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -18,7 +19,7 @@ import yaml
 
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT
 from ranking.training.commits import read_commits
-from tests.launch import Ended, run
+from tests.launch import Ended, free_port, run
 from tests.pipelines.test_train import OFFLINE, contents
 from tests.workspace import SCHEMA, Workspace
 
@@ -200,6 +201,13 @@ def test_what_nobody_foresaw_is_one_line_too(workspace, tmp_path) -> None:
     (tmp_path / "file").touch()
     options = workspace.arguments(*OFFLINE, f"--output={tmp_path / 'file' / 'run'}")
     assert "NotADirectoryError" in only_error(run(tmp_path, "pipelines.train", options), EXIT_FAILURE)
+
+
+def test_a_store_out_of_reach_is_no_bad_input_on_any_rank(workspace, tmp_path) -> None:
+    away = json.dumps({"key": "k", "secret": "s", "endpoint_url": f"http://127.0.0.1:{free_port()}"})
+    options = ["--data.train=s3://log/", f"--data.storage_options={away}", "--data.retry.deadline_s=0"]
+    ended = run(tmp_path, "pipelines.train", workspace.arguments(*OFFLINE, *options, f"--output={tmp_path}"), size=2)
+    assert "s3://log/: got 'Could not connect to the endpoint" in only_error(ended, EXIT_FAILURE)
 
 
 @pytest.mark.parametrize("job", ["doctor", "evaluate", "promote", "rollback", "score", "prepare", "report"])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipelines.comparison import Sides
 from pipelines.job import Command
-from pipelines.nightly.day import Reference, examine, is_fault_of_the_store, is_there, manifest, profile, wait
+from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.html import page
 from pipelines.nightly.judge import duels
 from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, Plan, Score, Stage, nights
@@ -30,13 +30,14 @@ from pipelines.nightly.pictures import effective, reading
 from pipelines.nightly.run import run as go
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
-from pipelines.nightly.worker import Stop
+from pipelines.nightly.worker import Stop, StoppedError, WorkerError
 from pipelines.offline import Scored
 from ranking.config import RunConfig, load
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
-from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError
+from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError, ServiceError
 from ranking.metrics import Predictions
+from ranking.tracking.registry import RegistryError
 from ranking.tracking.spool import write_atomically
 from tests.launch import free_port, run
 from tests.workspace import content, impressions
@@ -141,9 +142,37 @@ def test_a_store_out_of_reach_is_no_bad_data(log: Log) -> None:
         f"--data.storage_options={json.dumps(options)}",
         "--data.retry.deadline_s=0",
     )
-    with pytest.raises(InputError, match="s3://log/2022-05-04/") as found:
+    with pytest.raises(ServiceError, match="s3://log/2022-05-04/"):
         examine(DAY, (), away, None)
-    assert is_fault_of_the_store(found.value)
+
+
+class Failing:
+    """A night whose first stage fails."""
+
+    def __init__(self, folder: Path, error: Exception) -> None:
+        self.folder, self.day, self.error = folder, DAY, error
+
+    def after(self, _: str) -> tuple[str, Callable[[Night], Night]]:
+        return "examined", self.examine
+
+    def examine(self, _: Night) -> Night:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        ("infrastructure", ServiceError("s3://log/: got 'SlowDown'; expected an answer")),
+        ("infrastructure", RegistryError("registry ranker at http://away: no answer")),
+        ("infrastructure", WorkerError("training ended with code 1")),
+        ("infrastructure", OSError("No space left on device")),
+        ("bad_input", InputError("s3://log/: got 'Forbidden'; expected a readable file")),
+        ("stopped", StoppedError("stopped by SIGTERM")),
+        ("fault", KeyError("a bug")),
+    ],
+)
+def test_what_failed_a_night_is_told_by_its_outcome(tmp_path: Path, outcome: str, error: Exception) -> None:
+    assert go(Failing(tmp_path, error), Stop()).outcome == outcome  # type: ignore[arg-type]
 
 
 def test_a_day_is_waited_for(log: Log) -> None:

@@ -1,5 +1,6 @@
 """The MLflow model: typed, self-contained, and loadable without this checkout, TorchRec or pickle."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.serving.ranker import Ranker
+from tests.launch import free_port
 
 from .conftest import impressions
 
@@ -41,6 +43,14 @@ answers = [model.predict(pd.DataFrame(json.load(open(file)))) for file in sys.ar
 import ranking
 print(json.dumps({"from": ranking.__file__, "answers": [answer.to_dict("list") for answer in answers]}))
 """
+
+
+class BotoError(Exception):
+    """As S3 answers."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +166,43 @@ def test_fetching_runs_none_of_the_models_code(mlflow, packaging, logged, artefa
 
 
 def test_what_is_no_logged_ranker_cannot_be_fetched(packaging, logged, tmp_path):
-    with pytest.raises(InputError, match="models:/nobody@champion"):
+    with pytest.raises(InputError, match=r"models:/nobody@champion.*expected a model that training logged") as caught:
         packaging.fetch("models:/nobody@champion")
-    with pytest.raises(InputError, match=r"No such artifact.*expected a model that training logged"):
+    assert type(caught.value) is InputError
+    with pytest.raises(InputError, match="got 0 serving artefacts inside; expected one, as training logs"):
         packaging.fetch(str(tmp_path))
+
+
+def test_what_cannot_be_fetched_since_mlflow_is_away_is_no_bad_input(mlflow, packaging, logged, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
+    try:
+        with pytest.raises(ServiceError, match="models:/ranker/1: "):
+            packaging.fetch("models:/ranker/1")
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (ServiceError, OSError(errno.ENOSPC, "No space left on device")),
+        (ServiceError, ConnectionRefusedError(errno.ECONNREFUSED, "refused")),
+        (ServiceError, BotoError(503)),
+        (InputError, BotoError(403)),
+        (InputError, PermissionError(errno.EACCES, "forbidden")),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_who_asks_for_a_model_is_told_apart_from_what_keeps_it(packaging, monkeypatch, kind, error):
+    def repository(_):
+        raise error
+
+    monkeypatch.setattr(packaging, "get_artifact_repository", repository)
+    with pytest.raises(InputError, match=r"models:/ranker/1: .*expected a model that training logged") as caught:
+        packaging.fetch("models:/ranker/1")
+    assert type(caught.value) is kind
 
 
 def test_nulls_pass_through_the_servers_json(mlflow, logged, artefact, requests):

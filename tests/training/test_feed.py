@@ -12,7 +12,7 @@ import torch
 
 from ranking.data.plan import Position
 from ranking.distributed.world import World
-from ranking.errors import InputError
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, ServiceError
 from ranking.rows import Rows
 from ranking.training.feed import Feed, Stop
 from tests.launch import launch
@@ -28,13 +28,14 @@ class Source:
     count: int
     fails: str = ""
     pause: float = 0.0
+    kind: type[InputError] = InputError
 
     def __iter__(self) -> Iterator[tuple[Position, Rows]]:
         for number in range(self.count):
             time.sleep(self.pause)
             yield Position(2, number), self.rows
         if self.fails:
-            raise InputError(self.fails)
+            raise self.kind(self.fails)
 
 
 def feeds(world: World, files: list[Path]) -> dict:
@@ -62,7 +63,13 @@ def feeds(world: World, files: list[Path]) -> dict:
     next(failing)
     with pytest.raises(InputError) as caught:
         next(failing)
-    found["failed"] = type(caught.value).__name__, str(caught.value)
+    found["failed"] = type(caught.value).__name__, str(caught.value), caught.value.code
+
+    away = Feed(Source(own, 1, "shard x: away" if world.rank == 1 else "", kind=ServiceError), schema, world, 10)
+    next(away)
+    with pytest.raises(InputError) as caught:
+        next(away)
+    found["away"] = type(caught.value).__name__, str(caught.value), caught.value.code
 
     stop = Stop()
     stopped = Feed(Source(own, 5), schema, world, 10, stop=stop)
@@ -94,8 +101,15 @@ def test_the_rank_that_ends_first_ends_all(found) -> None:
 
 def test_what_one_rank_cannot_read_stops_all_with_the_same_line(found) -> None:
     assert [answer["failed"] for answer in found] == [
-        ("InputError", "shard x: damaged"),
-        ("ToldError", "shard x: damaged"),
+        ("InputError", "shard x: damaged", EXIT_INPUT),
+        ("ToldError", "shard x: damaged", EXIT_INPUT),
+    ]
+
+
+def test_a_service_that_failed_one_rank_is_no_bad_input_on_any(found) -> None:
+    assert [answer["away"] for answer in found] == [
+        ("ServiceError", "shard x: away", EXIT_FAILURE),
+        ("ToldError", "shard x: away", EXIT_FAILURE),
     ]
 
 

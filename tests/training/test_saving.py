@@ -17,7 +17,7 @@ import torch
 from pipelines.fit import Fit
 from ranking.config import load
 from ranking.distributed.world import World
-from ranking.errors import InputError
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError
 from ranking.tracking.runs import NullRun
 from ranking.training.checkpoint import Checkpoints, SaveError, read_tensors
 from ranking.training.commits import CheckpointConfig, Commit, orphans, read_commits, sweep, verify
@@ -126,12 +126,12 @@ def lost_lease(world: World, files: list[Path], folder: Path) -> list[str]:
     saves.save(state, None, lambda commit: None)
     with pytest.raises(InputError) as caught:
         saves.settle()
-    return [type(caught.value).__name__, str(caught.value)]
+    return [type(caught.value).__name__, str(caught.value), caught.value.code]
 
 
 def test_who_lost_the_directory_commits_nothing_whatever_the_policy(workspace, tmp_path) -> None:
     found = launch(lost_lease, 2, [workspace.yaml], tmp_path)
-    assert found == [["InputError", "another launch took over"], ["ToldError", "another launch took over"]]
+    assert found == [[kind, "another launch took over", EXIT_INPUT] for kind in ("InputError", "ToldError")]
     assert list((tmp_path / "commits").iterdir()) == list((tmp_path / "attempts").iterdir()) == []
 
 
@@ -178,7 +178,9 @@ def on_a_full_disk(world: World, files: list[Path], folder: Path, mode: str) -> 
         strict.save(state, None, ends.append) if mode == "async" else None
         with pytest.raises(InputError) as stopped:
             strict.settle() if mode == "async" else strict.save(state, None, ends.append)
-    return found | {"ends": [end and end.step for end in ends], "last": str(caught.value), "stop": str(stopped.value)}
+    codes = caught.value.code, stopped.value.code
+    ended = [end and end.step for end in ends]
+    return found | {"ends": ended, "last": str(caught.value), "stop": str(stopped.value), "codes": codes}
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
@@ -188,6 +190,7 @@ def test_a_full_disk_on_one_rank_fails_the_save_on_all_and_nothing_else(workspac
         assert found[2] == ([1], 1, 1)
         assert found[3] == ([1, 3], 2, 1)
         assert found["ends"] == [1, None, 3, None, None]
+        assert found["codes"] == (EXIT_FAILURE, EXIT_FAILURE), "the machine's fault: a restart may help"
         for line in (found["last"], found["stop"]):
             assert f"{tmp_path}: step 4 was not saved: rank " in line
             assert "the checkpoints before are intact, the same command goes on" in line
@@ -258,7 +261,7 @@ def test_a_run_whose_last_save_fails_ends_with_one_line_and_goes_on_once_there_i
     ballast = disk / "ballast"
     ballast.write_bytes(bytes((2 << 20) - (64 << 10)))
     found = launch(trained, 2, [workspace.yaml], output, [], None)
-    assert [each["ended"].split(":")[0] for each in found] == ["InputError", "ToldError"]
+    assert [each["ended"].split(":")[0] for each in found] == ["ServiceError", "ToldError"]
     assert "step 16 was not saved: rank" in found[0]["ended"]
     assert read_commits(output / "checkpoints") == []
     ballast.unlink()
