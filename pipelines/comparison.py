@@ -43,11 +43,11 @@ class Version:
     @classmethod
     def open(cls, registry: Registry, number: int) -> Version:
         """Download and open a version; its code is not run."""
-        from ranking.serving.packaging import download  # importing MLflow takes seconds, which wrong options need not
+        from ranking.serving.packaging import downloaded  # importing MLflow takes seconds, which wrong options need not
 
-        folder = download(registry.uri(number))
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return cls(number, Ranker.load(folder), size / 2**20)
+        with downloaded(registry.uri(number)) as folder:
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            return cls(number, Ranker.load(folder), size / 2**20)
 
 
 class Sides(NamedTuple):

@@ -59,10 +59,11 @@ def registered(parts: Assembly) -> Origin:
 def _copy(uri: str, model: str, folder: Path) -> None:
     import mlflow  # takes seconds, and only rank 0 needs it
 
-    from ranking.serving.packaging import download
+    from ranking.serving.packaging import downloaded
 
     mlflow.set_tracking_uri(uri)
-    shutil.copytree(download(model), folder, dirs_exist_ok=True)
+    with downloaded(model) as found:
+        shutil.copytree(found, folder, dirs_exist_ok=True)
 
 
 def _trained(served: str) -> str:

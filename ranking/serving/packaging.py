@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow.artifacts
@@ -18,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
 
 import ranking
@@ -95,12 +99,17 @@ def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
 
 
 def fetch(model_uri: str) -> Ranker:
-    """The artefact inside a logged or registered model, with none of the model's code run; see `download`."""
-    return Ranker.load(download(model_uri))
+    """The artefact inside a logged or registered model, with none of the model's code run; see `downloaded`."""
+    with downloaded(model_uri) as folder:
+        return Ranker.load(folder)
 
 
-def download(model_uri: str) -> Path:
+@contextmanager
+def downloaded(model_uri: str) -> Iterator[Path]:
     """Directory of the artefact inside a logged or registered model, not opened yet.
+
+    It is gone after the block, unless the store is a directory of this machine. A ranker that was loaded inside stays
+    whole: what it has mapped of a file outlives the file's name.
 
     Args:
         model_uri: such as `models:/ranker@champion` or `models:/<model id>`, on the current tracking URI.
@@ -109,10 +118,18 @@ def download(model_uri: str) -> Path:
         InputError: there is no such model, or it is not one that `log_model` logged.
         ServiceError: MLflow or its store cannot be reached, or the machine has no room.
     """
+    with TemporaryDirectory(prefix="ranker-", ignore_cleanup_errors=True) as folder:
+        yield _download(model_uri, folder)
+
+
+def _download(model_uri: str, folder: str) -> Path:
+    """Where the artefact lies: below the folder, or in a store on this machine, of which nothing is copied."""
     try:
         repository: Any = get_artifact_repository(model_uri)  # MLflow does not type it
         inside = repository.list_artifacts("artifacts")  # what is not there a store may report as a failure of its own
-        found = list(Path(repository.download_artifacts("artifacts")).glob("*/model.json")) if inside else []
+        local = isinstance(getattr(repository, "repo", repository), LocalArtifactRepository)
+        place = repository.download_artifacts("artifacts", None if local else folder) if inside else folder
+        found = list(Path(place).glob("*/model.json"))
     except Exception as error:  # every kind of store has its own
         reason = " ".join(str(error).split())[:_LONGEST]
         kind = InputError if _is_refusal(error) else ServiceError

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,30 @@ def test_fetching_runs_none_of_the_models_code(mlflow, packaging, logged, artefa
     assert (copy / "pyfunc.py").exists()
     (copy / "pyfunc.py").write_text("raise SystemExit('executed')")
     assert packaging.fetch(str(copy)).predict(requests).equals(Ranker.load(artefact).predict(requests))
+
+
+class Remote:
+    """A store whose models have to be copied before they can be opened."""
+
+    def __init__(self, artefact: Path) -> None:
+        self.artefact = artefact
+
+    def list_artifacts(self, path: str) -> list[str]:
+        return [path]
+
+    def download_artifacts(self, path: str, place: str | None = None) -> str:
+        place = place or tempfile.mkdtemp()  # as MLflow does
+        return str(Path(shutil.copytree(self.artefact, Path(place) / path / "ranker")).parent)
+
+
+def test_what_was_downloaded_is_gone_once_it_is_open_and_predicts_all_the_same(
+    packaging, artefact, requests, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(packaging, "get_artifact_repository", lambda _: Remote(artefact))
+    ranker = packaging.fetch("models:/ranker/1")
+    assert list(tmp_path.iterdir()) == []
+    assert ranker.predict(requests).equals(Ranker.load(artefact).predict(requests))
 
 
 def test_what_is_no_logged_ranker_cannot_be_fetched(packaging, logged, tmp_path):
