@@ -15,6 +15,7 @@ from pipelines.nightly.html import page
 from pipelines.nightly.night import Night, Outcome, Score
 from pipelines.studies.markdown import table
 from ranking.config import RunConfig
+from ranking.tracking.redact import MASK, redact_text, redact_words
 from ranking.tracking.spool import write_atomically
 from ranking.tracking.verdict import Verdict
 
@@ -43,7 +44,8 @@ def publish(night: Night, config: RunConfig, command: Command) -> Path:
 
 
 def write(folder: Path, name: str, text: str, drawn: dict[str, Figure], tone: str) -> Path:
-    """A page as Markdown and as HTML, and its pictures; the path of the HTML."""
+    """A page as Markdown and as HTML, without secrets, and its pictures; the path of the HTML."""
+    text = redact_text(text)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for picture, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{picture}.png")
@@ -137,8 +139,8 @@ def _impression(night: Night) -> str:
 
 
 def _next_steps(night: Night, config: RunConfig, command: Command) -> Iterator[str]:
-    again = shlex.join(["python", "-m", "pipelines.retrain", *command.arguments(["--date", str(night.day)])])
-    back = shlex.join(["python", "-m", "pipelines.rollback", *command.arguments([])])
+    again = _line("retrain", command.arguments(["--date", str(night.day)]))
+    back = _line("rollback", command.arguments([]))
     yield "## What to do next\n"
     match night.outcome:
         case "promoted":
@@ -155,6 +157,13 @@ def _next_steps(night: Night, config: RunConfig, command: Command) -> Iterator[s
             yield f"Run the same command again: it goes on after the stage *{night.stage}*.\n\n```\n{again}\n```\n"
         case _:
             yield f"Correct what the reason names, then:\n\n```\n{again}\n```\n"
+
+
+def _line(job: str, arguments: Sequence[str]) -> str:
+    """A command as a person types it, who has to put the secrets in again."""
+    shown = redact_words(arguments)
+    hint = "" if shown == list(arguments) else f"  # {MASK}: not shown, as it is secret"
+    return shlex.join(["python", "-m", f"pipelines.{job}", *shown]) + hint
 
 
 def _quality(night: Night) -> Iterator[str]:

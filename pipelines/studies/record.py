@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ranking.errors import InputError
 from ranking.schema import Frozen
+from ranking.tracking.redact import redact_words
 from ranking.tracking.runs import git_revision
 
 Row = dict[str, Any]
@@ -32,7 +33,7 @@ class Record(Frozen):
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> Record:
         """Results of the command that runs now, on this machine and checkout."""
-        command = shlex.join(["python", "-m", "pipelines.study", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "pipelines.study", *redact_words(sys.argv[1:])])
         return cls(command=command, revision=git_revision(), machine=machine(), rows=tuple(map(dict, rows)))
 
     def write(self, path: Path) -> None:

@@ -329,6 +329,21 @@ def test_a_bad_day_s_report_says_what_and_what_to_do(log: Log) -> None:
     assert f"pipelines.retrain -c {log.yaml} --date 2022-05-04" in html
 
 
+def test_a_report_shows_no_secret_of_the_command_or_the_data(log: Log) -> None:
+    options = (
+        "--tracking.uri=postgresql://mlflow:canary/1@db/mlflow",
+        '--data.storage_options={"key": "AK", "secret": "canary2"}',
+        "--retrain.partition=https://blob/{date}/?sv=2024&sig=canary3",
+    )
+    found = Finding(level="error", where="files", message="https://blob/x.parquet?sig=canary4: got nothing")
+    for outcome in ("bad_data", "infrastructure", "promoted"):
+        night = judged(outcome=outcome, reason="https://u:canary5@blob/", data=DayReport(findings=(found,)))
+        page = publish(night, log.config(*options), Command((log.yaml,), options))
+        for text in (page.read_text(), page.with_suffix(".md").read_text()):
+            assert "canary" not in text
+            assert "--tracking.uri=postgresql://***@db/mlflow" in text
+
+
 def test_the_summary_lists_every_night(log: Log) -> None:
     config = log.config()
     assert summarise(config) is None
