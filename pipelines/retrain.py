@@ -50,11 +50,11 @@ def retrain(config: RunConfig, command: Command, day: Day = "", backfill: Range 
 
 
 def _report(night: Night, config: RunConfig, command: Command) -> None:
-    """Tell everybody: pages, MLflow, terminal; the record knows when that is done."""
+    """Tell everybody: pages, MLflow, terminal; the record knows when that is done: not while MLflow is away."""
     page = publish(night, config, command)
     summary = summarise(config)
-    track(night, config, page)
-    night.model_copy(update={"reported": True}).save(page.parent)
+    left = track(night, config, page)
+    night.model_copy(update={"tracked": True, "reported": not left}).save(page.parent)
     if night.finished:
         tidy(config)
         say(f"{night.day}: {headline(night)} {night.reason}")

@@ -140,6 +140,7 @@ class Night(Frozen):
         champion: version it was compared with.
         duels: every task on the judging day.
         verdict: the gate's checks, see `Verdict.dump`; "" where it was not asked.
+        tracked: what MLflow is to know lies in the night's spool, whether it was delivered or not.
         reported: report and MLflow know of it.
         gates: mean softmax weight `[K][n]` of every gate and expert, by module.
     """
@@ -156,6 +157,7 @@ class Night(Frozen):
     champion: int | None = None
     duels: tuple[Duel, ...] = ()
     verdict: str = ""
+    tracked: bool = False
     reported: bool = False
     gates: dict[str, list[list[float]]] = Field(default_factory=dict)
 

@@ -22,7 +22,7 @@ def run(stages: Stages, stop: Stop) -> Night:
     """
     night = Night.load(stages.folder) or Night(day=stages.day)
     if not night.finished:
-        night = night.model_copy(update={"outcome": None, "reason": "", "reported": False})
+        night = night.model_copy(update={"outcome": None, "reason": "", "tracked": False, "reported": False})
     while night.outcome is None:
         night = _step(night, stages, stop)
         night.save(stages.folder)

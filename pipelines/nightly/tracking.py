@@ -7,18 +7,30 @@ from pathlib import Path
 from pipelines.nightly.night import Night
 from pipelines.nightly.pages import headline
 from ranking.config import RunConfig
-from ranking.tracking.runs import Run
+from ranking.tracking.runs import Run, replay
 
 
-def track(night: Night, config: RunConfig, page: Path) -> None:
-    """Log the night, through the spool: an outage of MLflow delays it, and loses nothing."""
+def track(night: Night, config: RunConfig, page: Path) -> int:
+    """Log the night, through the spool: an outage of MLflow delays it, and loses nothing.
+
+    Returns:
+        Number of events, of the night and of its training, that MLflow has not taken yet; they wait for the next call.
+    """
     folder = config.output / night.day.isoformat()
+    left, training = _log(night, folder, config, page), folder / "run"
+    return left + (replay(config.tracking, training) if (training / "tracking" / "run.json").exists() else 0)
+
+
+def _log(night: Night, folder: Path, config: RunConfig, page: Path) -> int:
+    """What stays of the night's own run."""
     tracking = config.tracking.model_copy(update={"run_name": f"{config.name} night {night.day}"})
+    if night.tracked:
+        return replay(tracking, folder)
     settings = {"date": str(night.day), "retrain": config.retrain.model_dump(mode="json")}
     with Run.open(tracking, folder, settings, tags=tags(night)) as run:
         run.log_metrics(metrics(night), night.day.toordinal())
         run.log_text("report.html", page.read_text())
-        run.finish("FINISHED" if night.finished else "KILLED" if night.outcome == "stopped" else "FAILED")
+        return run.finish("FINISHED" if night.finished else "KILLED" if night.outcome == "stopped" else "FAILED")
 
 
 def tags(night: Night) -> dict[str, str]:

@@ -126,7 +126,7 @@ class NullRun:
         """Ship what is left within `drain_seconds` and end the run; a second call does nothing.
 
         Returns:
-            Number of events that stay in the run directory for `replay`.
+            Number of events that stay in the run directory, for whoever opens the run again or for `replay`.
         """
         return 0
 

@@ -195,7 +195,9 @@ class Spool:
         left = self._journal.pending()
         self._journal.close()
         if left:
-            logger.warning("tracking: %d events stay in %s; replay delivers them", left, self.directory)
+            logger.warning(
+                "tracking: %d events stay in %s; the same training or night delivers them", left, self.directory
+            )
         return left
 
     @classmethod

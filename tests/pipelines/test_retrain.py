@@ -30,14 +30,13 @@ from pipelines.nightly.pictures import effective, reading
 from pipelines.nightly.run import run as go
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
-from pipelines.nightly.worker import Stop, StoppedError, WorkerError
+from pipelines.nightly.worker import Stop
 from pipelines.offline import Scored
 from ranking.config import RunConfig, load
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError, ServiceError
 from ranking.metrics import Predictions
-from ranking.tracking.registry import RegistryError
 from ranking.tracking.spool import write_atomically
 from tests.launch import free_port, run
 from tests.workspace import content, impressions
@@ -144,35 +143,6 @@ def test_a_store_out_of_reach_is_no_bad_data(log: Log) -> None:
     )
     with pytest.raises(ServiceError, match="s3://log/2022-05-04/"):
         examine(DAY, (), away, None)
-
-
-class Failing:
-    """A night whose first stage fails."""
-
-    def __init__(self, folder: Path, error: Exception) -> None:
-        self.folder, self.day, self.error = folder, DAY, error
-
-    def after(self, _: str) -> tuple[str, Callable[[Night], Night]]:
-        return "examined", self.examine
-
-    def examine(self, _: Night) -> Night:
-        raise self.error
-
-
-@pytest.mark.parametrize(
-    ("outcome", "error"),
-    [
-        ("infrastructure", ServiceError("s3://log/: got 'SlowDown'; expected an answer")),
-        ("infrastructure", RegistryError("registry ranker at http://away: no answer")),
-        ("infrastructure", WorkerError("training ended with code 1")),
-        ("infrastructure", OSError("No space left on device")),
-        ("bad_input", InputError("s3://log/: got 'Forbidden'; expected a readable file")),
-        ("stopped", StoppedError("stopped by SIGTERM")),
-        ("fault", KeyError("a bug")),
-    ],
-)
-def test_what_failed_a_night_is_told_by_its_outcome(tmp_path: Path, outcome: str, error: Exception) -> None:
-    assert go(Failing(tmp_path, error), Stop()).outcome == outcome  # type: ignore[arg-type]
 
 
 def test_a_day_is_waited_for(log: Log) -> None:
@@ -327,21 +297,6 @@ def test_a_bad_day_s_report_says_what_and_what_to_do(log: Log) -> None:
     assert "No training: the data of 2022-05-04 is not fit." in html
     assert "&lt;b&gt;KS 0.9&lt;/b&gt;" in html  # what data says is text, never markup
     assert f"pipelines.retrain -c {log.yaml} --date 2022-05-04" in html
-
-
-def test_a_report_shows_no_secret_of_the_command_or_the_data(log: Log) -> None:
-    options = (
-        "--tracking.uri=postgresql://mlflow:canary/1@db/mlflow",
-        '--data.storage_options={"key": "AK", "secret": "canary2"}',
-        "--retrain.partition=https://blob/{date}/?sv=2024&sig=canary3",
-    )
-    found = Finding(level="error", where="files", message="https://blob/x.parquet?sig=canary4: got nothing")
-    for outcome in ("bad_data", "infrastructure", "promoted"):
-        night = judged(outcome=outcome, reason="https://u:canary5@blob/", data=DayReport(findings=(found,)))
-        page = publish(night, log.config(*options), Command((log.yaml,), options))
-        for text in (page.read_text(), page.with_suffix(".md").read_text()):
-            assert "canary" not in text
-            assert "--tracking.uri=postgresql://***@db/mlflow" in text
 
 
 def test_the_summary_lists_every_night(log: Log) -> None:
