@@ -135,7 +135,7 @@ class Expression:
     def _run(self, node: ast.AST, columns: Mapping[str, Any]) -> Any:
         match node:
             case ast.Name(id=name):
-                found = columns[name]
+                found = _widest(columns[name])
             case ast.Constant(value=value):
                 return pa.scalar(value)
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
@@ -174,6 +174,13 @@ def nan_to_null(values: Any) -> Any:
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
+def _widest(values: Any) -> Any:
+    """Integers of few bits as int64, so that what is made of them has room."""
+    kind = values.type
+    narrow = pa.types.is_integer(kind) and not pa.types.is_int64(kind) and not pa.types.is_uint64(kind)
+    return pc.cast(values, pa.int64()) if narrow else values
 
 
 def _is_int64(value: object) -> bool:

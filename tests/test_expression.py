@@ -74,6 +74,13 @@ def test_integers_never_wrap(text: str) -> None:
         Expression(text)(columns)
 
 
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.int8(), pa.uint32(), pa.int32(), pa.int64()])
+def test_integers_of_few_bits_have_room(kind: pa.DataType) -> None:
+    columns = {"a": pa.array([3, 100], kind), "b": pa.array([5, 100], kind)}
+    assert Expression("a - b")(columns).to_pylist() == [-2, 0]
+    assert Expression("-(a * b) * b")(columns).to_pylist() == [-75, -1_000_000]
+
+
 def test_columns_are_named_once_in_order_of_use() -> None:
     assert Expression("log1p(play_ms / 1000) + min(b, play_ms)").columns == ("play_ms", "b")
 
