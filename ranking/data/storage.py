@@ -8,8 +8,9 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from itertools import count
 from typing import Any, TypeVar
 
@@ -209,15 +210,21 @@ def _find(system: fsspec.AbstractFileSystem, path: str) -> list[tuple[str, Info]
         found = {name: info for name, info in system.find(path, detail=True).items() if name.endswith(".parquet")}
     else:
         return [(str(system.unstrip_protocol(path)), system.info(path))] if system.exists(path) else []
-    base = len(fixed.rpartition("/")[0]) if fixed != path else len(path)  # what was asked for by name is not hidden
-    files = {name: info for name, info in found.items() if info["type"] == "file" and not _hidden(name[base:])}
+    base = len(fixed.rpartition("/")[0]) if fixed != path else len(path)
+    asked = path[base:].split("/")
+    files = {name: info for name, info in found.items() if info["type"] == "file" and not _hidden(name[base:], asked)}
     return [(str(system.unstrip_protocol(name)), files[name]) for name in sorted(files)]
 
 
-def _hidden(path: str) -> bool:
-    """Whether a file, or a directory above it, is one that writers work in; a partition by `_column=` is not."""
-    parts = path.split("/")
-    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
+def _hidden(path: str, asked: Sequence[str]) -> bool:
+    """Whether a file, or a directory above it, is one that writers work in, and that no part of the pattern names.
+
+    A directory `_column=value` is a partition.
+    """
+    *folders, file = path.split("/")
+    parts = [file, *(part for part in folders if "=" not in part or part.startswith("."))]
+    named = [part for part in asked if part.startswith(("_", "."))]
+    return any(part.startswith(("_", ".")) and not any(fnmatch(part, name) for name in named) for part in parts)
 
 
 def _transient(error: Exception) -> bool:

@@ -78,6 +78,20 @@ def test_what_writers_work_in_is_not_data(root, pattern, tmp_path):
     assert found == ["_day=1/part-0.parquet", "day=1/part-0.parquet"]
 
 
+def test_hidden_files_are_data_where_a_pattern_names_them(tmp_path):
+    for name in ("day=1/_clean/a", "day=1/_clean/_b", "day=1/_raw/a", "_c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.parquet").touch()
+
+    def found(pattern):
+        return [url.removeprefix(f"file://{tmp_path}/") for url, _ in Store().find(f"{tmp_path}/{pattern}")]
+
+    assert found("*/_clean/*.parquet") == ["day=1/_clean/a.parquet"]
+    assert found("*/_cl*/_*.parquet") == ["day=1/_clean/_b.parquet"]
+    assert found("_*.parquet") == ["_c.parquet"]
+    assert found("**/*.parquet") == []
+
+
 @pytest.mark.parametrize(
     "fault",
     [
