@@ -14,7 +14,8 @@ _PARTS = (
 _WHOLE = "(?<![a-z])(?:auth|sas|sig)(?![a-z])"  # parts of other words: author, design
 _SECRET = rf"(?:{_PARTS}|{_WHOLE})"
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
-_ENTRY = re.compile(rf"{_SECRET}[\w-]*[\"']?\s*[:=](?!{re.escape(MASK)})", re.IGNORECASE)
+# In JSON or behind a comma, with a value of its own; not a directory such as sort_key=1.
+_ENTRY = re.compile(rf"(?:^|[{{,\"'\s])[\w.-]*{_SECRET}[\w-]*[\"']?\s*[:=](?!\s*\{{|{re.escape(MASK)})", re.IGNORECASE)
 # A password may hold a slash, unless it looks like the port in host:80/; that of a database may do even that.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/\s]+|[^:/\s]*:(?!\d+/)\S+)(?=@)")
 _OF_DATABASE = re.compile(r"(sql(?:\+\w+)?://)[^:/@\s]*:\S+(?=@)")

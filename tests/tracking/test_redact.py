@@ -59,6 +59,10 @@ def test_urls_without_secrets_stay_readable(url: str) -> None:
         (["--data.storage_options", "client_secret=abc,x=y"], ["--data.storage_options", "***"]),
         (['--data.storage_options={"anon": true}'], ['--data.storage_options={"anon": true}']),
         (["--data.train=https://h/x?sig=abc"], ["--data.train=https://h/x?sig=***"]),
+        (['--data={"storage_options": {"client_key": "abc"}}'], ["--data=***"]),
+        (["--retrain.partition=s3://log/sort_key=1/{date}/"], ["--retrain.partition=s3://log/sort_key=1/{date}/"]),
+        (['--data.test=["s3://log/tokenizer=v2/x"]'], ['--data.test=["s3://log/tokenizer=v2/x"]']),
+        (['--gate.slices={"new_key": {"unseen": "i"}}'], ['--gate.slices={"new_key": {"unseen": "i"}}']),
     ],
 )
 def test_a_command_line_is_shown_without_its_secrets(words: list[str], expected: list[str]) -> None:
