@@ -120,10 +120,11 @@ class Stages:
         Whichever is challenger by now may have trained on the rows that judge this one.
         """
         version = self._entry(night.run_id).version
-        said = self._decisions(version)
-        if not said or (said[-1].moves and not said[-1].settled):  # not judged, or cut short
+        if any(decision.moves and not decision.settled for decision in self._decisions(version)):
+            self.registry.recover()  # a promotion that was cut short
+        if not self._decisions(version):
             promote(self.configuration(night), challenger=version)
-            said = self._decisions(version)
+        said = self._decisions(version)
         outcome = _OUTCOMES.get(said[-1].action, "promoted")
         verdict = next((decision.verdict for decision in reversed(said) if decision.verdict), "")
         return night.model_copy(update={"outcome": outcome, "reason": said[-1].reason, "verdict": verdict})

@@ -162,7 +162,7 @@ class Registry(ModelStore):
             ChampionChangedError: another version is champion by now; aliases are as that version's promotion left them.
         """
         self._require(verdict, version)
-        head = self._recovered()
+        head = self.recover()
         champion = self.champion()
         if champion == version and self._replaced(version) == expected_champion:
             return
@@ -227,7 +227,7 @@ class Registry(ModelStore):
             ChampionChangedError: another process changed the champion meanwhile.
         """
         unfinished = self.audit.head()
-        head = self._recovered()
+        head = self.recover()
         if unfinished is not None and unfinished.action == "rolled_back" and not unfinished.settled:
             return unfinished.before, unfinished.version
         champion, previous = self.aliases().get(CHAMPION), self.previous()
@@ -258,7 +258,7 @@ class Registry(ModelStore):
         aliases = self.aliases()
         return [_entry(version, aliases) for version in self.versions()]
 
-    def _recovered(self) -> Decision | None:
+    def recover(self) -> Decision | None:
         """The newest change of the champion, carried out; what somebody did by hand is written down as one."""
         head = self.audit.head()
         if head is not None and not head.settled:
@@ -269,13 +269,13 @@ class Registry(ModelStore):
         before = head.version if head else self._replaced(champion)
         found = Decision(action="adopted", version=champion, before=before, by="unknown, by hand")
         self.audit.write(found.model_copy(update={"follows": head.number if head else 0}))
-        return self._recovered()
+        return self.recover()
 
     def _change(self, decision: Decision, head: Decision | None) -> None:
         """Claim the place after `head` in the trail, then move the aliases."""
         claim = self.audit.write(decision.model_copy(update={"follows": head.number if head else 0}))
         if claim.void:
-            self._recovered()
+            self.recover()
             raise self._changed(decision.before, self.champion())
         self._carry_out(claim)
 

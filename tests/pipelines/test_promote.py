@@ -21,6 +21,7 @@ from pipelines.run_directory import pinned
 from ranking.config import load
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_NOT_PROMOTED, EXIT_WAITING
+from ranking.tracking.audit import Audit
 from ranking.tracking.registry import Registry
 from tests.pipelines.contest import Contest, build_contest, schema
 
@@ -199,6 +200,22 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_night(
         assert registry.champion() == 1
     assert night.decide() == "promoted"
     assert registry.champion() == night.version
+
+
+@pytest.mark.parametrize("step", [(Registry, "_settle"), (Audit, "settle")])
+def test_a_promotion_that_was_cut_short_after_the_alias_moved_is_finished_too(
+    contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+) -> None:
+    registry = contest.registry("poor")
+    assert contest.run("promote", registry).exit_code == 0
+    night = Night(contest, registry, "fair", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, lambda *_: (_ for _ in ()).throw(OSError("the machine is gone")))
+        with pytest.raises(OSError, match="the machine is gone"):
+            night.decide()
+    assert registry.champion() == night.version
+    assert night.decide() == "promoted"
+    assert all(decision.settled for decision in registry.audit.decisions())
 
 
 def test_rows_that_one_of_both_could_not_read_fail_the_gate(
