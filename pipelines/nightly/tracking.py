@@ -18,7 +18,10 @@ def track(night: Night, config: RunConfig, page: Path) -> int:
     """
     folder = config.output / night.day.isoformat()
     left, training = _log(night, folder, config, page), folder / "run"
-    return left + (replay(config.tracking, training) if (training / "tracking" / "run.json").exists() else 0)
+    if night.outcome == "stopped" or not (training / "tracking" / "run.json").exists():
+        return left  # whoever sent SIGTERM does not wait; the training's own events follow with the next call
+    named = config.tracking.run_name or f"{config.name}-{night.day}"
+    return left + replay(config.tracking.model_copy(update={"run_name": named}), training)
 
 
 def _log(night: Night, folder: Path, config: RunConfig, page: Path) -> int:
@@ -30,7 +33,7 @@ def _log(night: Night, folder: Path, config: RunConfig, page: Path) -> int:
     with Run.open(tracking, folder, settings, tags=tags(night)) as run:
         run.log_metrics(metrics(night), night.day.toordinal())
         run.log_text("report.html", page.read_text())
-        return run.finish("FINISHED" if night.finished else "KILLED" if night.outcome == "stopped" else "FAILED")
+        return run.stop() if night.outcome == "stopped" else run.finish("FINISHED" if night.finished else "FAILED")
 
 
 def tags(night: Night) -> dict[str, str]:
