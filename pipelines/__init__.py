@@ -4,7 +4,7 @@ import gc
 import sys
 
 if sys.argv[:1] == ["-m"]:  # a job starts: imports make no garbage, and looking for it is a fifth of their time
-    gc.disable()  # until `job` or `launch` runs
+    gc.disable()  # `job.collect_garbage` undoes it, and `launch`
 
 from ranking.distributed.fbgemm import check_importable
 from ranking.distributed.world import speaks

@@ -88,7 +88,7 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
 
     def command(context: typer.Context, files: Files, debug: Debug = False, **options: object) -> None:
         """Replaced below by the body's own."""
-        _collect()
+        collect_garbage()
         _quiet()
         words = {name: Command(tuple(files), tuple(context.args)) for name in asking}
         try:
@@ -110,6 +110,13 @@ def conclude(code: int) -> None:
     while _begun:
         name, record = _begun.pop()
         record.end(name, code)
+
+
+def collect_garbage() -> None:
+    """Collect garbage from here on, but never look through what imports made: that takes half a second each time."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def say(text: str = "") -> None:
@@ -178,13 +185,6 @@ def _failed(error: Exception, debug: bool) -> int:
     if debug:
         typer.echo(traceback.format_exc(), err=True)
     return error.code if isinstance(error, InputError | ReportedError) else EXIT_FAILURE
-
-
-def _collect() -> None:
-    """Collect garbage from here on, but never look through what imports made: that takes half a second each time."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
 
 
 def _quiet() -> None:

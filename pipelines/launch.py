@@ -84,6 +84,8 @@ def main(arguments: list[str]) -> int:
         return _failed(error.failures)
     except StoppedError as stop:
         return _failed(stop.failures) if stop.failures else EXIT_STOPPED
+    except SignalException:  # before the ranks began, or after they ended
+        return EXIT_STOPPED
     return EXIT_OK
 
 

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsError
 
-from pipelines.job import Debug, say
+from pipelines.job import Debug, collect_garbage, say
 from ranking.data.synthetic.impressions import ImpressionsConfig, write_impressions
 from ranking.data.synthetic.workload import WorkloadConfig, write_workload
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError
@@ -29,6 +29,7 @@ def simulate(context: typer.Context, preset: Preset, output: Output, debug: Debu
 
     Settings of the preset follow as `--rows=N` or, inside a section, `--population.users=N`.
     """
+    collect_garbage()
     try:
         kind, write = PRESETS[preset]
         config = settings(kind, context.args)
