@@ -121,7 +121,7 @@ def publish(ledger: Ledger, config: RunConfig, directory: Path) -> None:
     with _run(config, directory) as run:
         for name, figure in figures.items():
             figure.savefig(directory / f"{name}.png")
-            run.log_figure(name, figure)
+            run.log_figure(directory / f"{name}.png")
         run.log_metrics(ledger.metrics(), 0)
         run.log_text("ledger.json", ledger.model_dump_json(indent=1))
         run.log_card(text)

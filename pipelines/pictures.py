@@ -29,7 +29,7 @@ def draw(parts: Assembly, found: Evaluation, state: TrainState, run: NullRun) ->
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.png")
-        run.log_figure(name, figure)
+        run.log_figure(folder / f"{name}.png")
 
 
 def _scored(found: Predictions) -> dict[str, figures.Scored]:

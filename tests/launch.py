@@ -22,7 +22,14 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["pipelines.train", "pipelines.doctor", "ranking.tracking.delivery", "torch.distributed.optim"]
+    [
+        "pipelines.train",
+        "pipelines.doctor",
+        "pipelines.pictures",
+        "ranking.tracking.delivery",
+        "torch.distributed.optim",
+        "tests.frozen",
+    ]
 )
 
 

@@ -62,11 +62,11 @@ def publish(
         text = head + yaml.safe_dump(overlay(config, {**fixed, **changes(config, chosen)}), sort_keys=False)
         _keep(run, directory, "best.yaml", text)
         _keep(run, directory, "trials.json", json.dumps(redact(rows), indent=1) + "\n")
-        (directory / "figures").mkdir(exist_ok=True)
-        with rc_context({"savefig.bbox": "tight"}):  # paths are long labels
-            for name, figure in draw(study, label).items():
-                figure.savefig(directory / "figures" / f"{name}.png")
-                run.log_figure(name, figure)
+        folder = directory / "figures"
+        folder.mkdir(exist_ok=True)
+        for name, figure in draw(study, label).items():
+            figure.savefig(folder / f"{name}.png", bbox_inches="tight")  # paths are long labels
+            run.log_figure(folder / f"{name}.png")
         for row in rows:
             if row["value"] is not None:
                 run.log_metrics({label: row["value"]}, row["trial"])

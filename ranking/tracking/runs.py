@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -24,8 +23,6 @@ from ranking.tracking.spool import Spool
 from ranking.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ranking.tracking.delivery import MlflowSink
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # RUNNING: another process goes on with it
@@ -110,8 +107,8 @@ class NullRun:
             dataset_digest: Digest of the evaluated data.
         """
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """Log `figures/<name>.png`; a later figure of the same name replaces it."""
+    def log_figure(self, file: Path) -> None:
+        """Log an image as `figures/<its name>`; a later one of the same name replaces it."""
 
     def log_text(self, name: str, text: str) -> None:
         """Log a text file, named with its suffix; URLs lose their credentials."""
@@ -231,10 +228,8 @@ class Run(NullRun):
             }
         )
 
-    def log_figure(self, name: str, figure: Figure) -> None:  # noqa: D102
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-        self._spool.attach(f"figures/{name}.png", image.getvalue())
+    def log_figure(self, file: Path) -> None:  # noqa: D102
+        self._spool.attach(f"figures/{file.name}", file.read_bytes())
 
     def log_text(self, name: str, text: str) -> None:  # noqa: D102
         self._spool.attach(name, redact_text(text).encode())

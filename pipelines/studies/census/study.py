@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import cache, partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from matplotlib.figure import Figure
 
 from pipelines.job import say
 from pipelines.studies.census.cells import finish, path, read
@@ -92,17 +92,18 @@ def judged(config: CensusStudyConfig, record: Record) -> tuple[dict[str, object]
     return (*rows, *judge(config, rows))
 
 
-def write(config: CensusStudyConfig, record: Record) -> dict[str, Figure]:
-    """JSON, figures and report."""
+def write(config: CensusStudyConfig, record: Record) -> list[Path]:
+    """JSON, figures and report; the files of the figures."""
     record.write(config.report / "census.json")
-    figures = draw(config, [row for row in record.rows if row["part"] == "runs"])
-    for name, figure in figures.items():
-        figure.savefig(config.report / f"census_{name}.png")
-    (config.report / "census.md").write_text(markdown(config, record, [f"census_{name}.png" for name in figures]))
+    figures, rows = [], [cell for cell in record.rows if cell["part"] == "runs"]
+    for name, figure in draw(config, rows).items():
+        figures.append(config.report / f"census_{name}.png")
+        figure.savefig(figures[-1])
+    (config.report / "census.md").write_text(markdown(config, record, [file.name for file in figures]))
     return figures
 
 
-def log_run(config: CensusStudyConfig, record: Record, figures: dict[str, Figure]) -> None:
+def log_run(config: CensusStudyConfig, record: Record, figures: Iterable[Path]) -> None:
     """One MLflow run: mean, spread and best of every cell, report and figures."""
     tracking = config.tracking.model_copy(update={"run_name": config.tracking.run_name or "census"})
     directory = config.output / "tracking" / time.strftime("%Y%m%d-%H%M%S")
@@ -111,7 +112,7 @@ def log_run(config: CensusStudyConfig, record: Record, figures: dict[str, Figure
         for cell in record.rows:
             numbers = {key: value for key, value in cell.items() if key.endswith(("_best", "_mean", "_std"))}
             run.log_metrics({f"group{cell.get('group')}/{cell['model']}/{k}": v for k, v in numbers.items()}, 0)
-        for name, figure in figures.items():
-            run.log_figure(f"census_{name}", figure)
+        for figure in figures:
+            run.log_figure(figure)
         run.log_text("census.json", (config.report / "census.json").read_text())
         run.log_card((config.report / "census.md").read_text())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from matplotlib.figure import Figure
 
 from pipelines.job import say
 from pipelines.studies.record import Record
@@ -32,18 +33,19 @@ def synthetic(config: SyntheticConfig, track: Track = True, render: Render = Fal
         rows = list(measure(config))
         record = Record.of([*rows, *judge(rows)])
     record.write(path)
-    figures = draw(record.rows)
-    for name, figure in figures.items():
-        figure.savefig(config.report / f"synthetic_{name}.png")
-    text = markdown(record, config, {name: f"synthetic_{name}.png" for name in figures})
+    drawn = draw(record.rows)
+    figures = {name: config.report / f"synthetic_{name}.png" for name in drawn}
+    for name, file in figures.items():
+        drawn[name].savefig(file)
+    text = markdown(record, config, {name: file.name for name, file in figures.items()})
     (config.report / "synthetic.md").write_text(text)
     say(findings([row for row in record.rows if row["part"] == "findings"]))
     if track:
-        log_run(config, record, figures, text)
+        log_run(config, record, figures.values(), text)
     say(f"wrote {path}, {path.with_suffix('.md')} and {len(figures)} figures")
 
 
-def log_run(config: SyntheticConfig, record: Record, figures: dict[str, Figure], text: str) -> None:
+def log_run(config: SyntheticConfig, record: Record, figures: Iterable[Path], text: str) -> None:
     """One MLflow run: a metric for every cell, the curves by step, report and figures."""
     tracking = config.tracking.model_copy(update={"run_name": config.tracking.run_name or "synthetic"})
     directory = config.output / time.strftime("%Y%m%d-%H%M%S")
@@ -57,7 +59,7 @@ def log_run(config: SyntheticConfig, record: Record, figures: dict[str, Figure],
             run.log_metrics({f"{prefix}/{k}": v for k, v in numbers.items() if isinstance(v, float)}, 0)
             for step, loss in zip(row.get("curve_step", ()), row.get("curve_loss_mean", ()), strict=True):
                 run.log_metrics({f"{prefix}/loss": loss}, step)
-        for name, figure in figures.items():
-            run.log_figure(f"synthetic_{name}", figure)
+        for figure in figures:
+            run.log_figure(figure)
         run.log_text("synthetic.json", (config.report / "synthetic.json").read_text())
         run.log_card(text)
