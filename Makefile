@@ -71,7 +71,7 @@ check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration sc
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/yamllint --strict --config-file docker/.yamllint.yaml docker
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
-	$(BIN)/python -m pytest tests/test_architecture.py tests/docker
+	$(BIN)/python -m pytest -n 2 tests/test_architecture.py tests/docker
 
 ROUNDED = $(BIN)/python -m benchmarks.$(1) $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -99,29 +99,33 @@ images:  ## container images with docker, podman or buildah (TARGETS="cpu servin
 clean:  ## remove what commands made, except the virtual environment
 	rm -rf runs data mlflow.db mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# A job imports a hundred modules of ours: where the shell keeps Python from writing bytecode, each would compile them.
-COMPILE := $(BIN)/python -m compileall -q ranking pipelines
+# A job imports thousands of modules: where the shell keeps Python from writing bytecode, each would compile them. By all
+# cores here, by one in pip; some packages bring a file that no Python reads.
+PIP := $(BIN)/pip install --quiet --no-compile
+COMPILE := $(BIN)/python -m compileall -q ranking pipelines && { $(BIN)/python -m compileall -qq -j 0 .venv/lib || true; }
 
 .venv/cpu: requirements/torch-cpu.txt requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps -r requirements/torch-cpu.txt
+	$(PIP) --no-deps -r requirements/cpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	$(COMPILE)
 	touch $@
 
 .venv/gpu: requirements/torch-gpu.txt requirements/gpu.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet -r requirements/torch-gpu.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/gpu.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) -r requirements/torch-gpu.txt
+	$(PIP) --no-deps -r requirements/gpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	$(COMPILE)
 	touch $@
 
 .venv/bench: .venv/dev requirements/bench.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/bench.txt
+	$(PIP) --no-deps -r requirements/bench.txt
+	$(COMPILE)
 	touch $@
 
 .venv/dev: .venv/$(VARIANT) requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements/dev.txt
+	$(PIP) --no-deps -r requirements/dev.txt
+	$(COMPILE)
 	touch $@
