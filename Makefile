@@ -22,7 +22,7 @@ TARGETS ?= cpu gpu serving mlflow scheduler
 DECIDED := case $$? in 3|4) ;; *) exit 1 ;; esac
 
 .DEFAULT_GOAL := help
-.PHONY: help train demo-retrain test faults studies-fast fast-simulated fast-kuairand fast-census check bench schema docs images clean
+.PHONY: help train demo-retrain test faults studies-fast fast-simulated fast-kuairand fast-census check check-text check-structure bench schema docs images clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,13 +65,18 @@ fast-census:
 	else echo "census: skipped, $(CENSUS) is missing; expected the publisher's files, see configs/census/study.yaml"; fi
 
 check: .venv/dev  ## ruff, mypy --strict, the architecture, the configuration schema and docker/
+	$(MAKE) --no-print-directory --jobs 2 --output-sync check-text check-structure
+
+check-text:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/yamllint --strict --config-file docker/.yamllint.yaml docker
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
-	$(BIN)/python -m pytest -n 2 tests/test_architecture.py tests/docker
+	$(BIN)/mypy
+
+check-structure:
+	$(BIN)/python -m pytest tests/test_architecture.py tests/docker
 
 ROUNDED = $(BIN)/python -m benchmarks.$(1) $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -102,7 +107,7 @@ clean:  ## remove what commands made, except the virtual environment
 # A job imports thousands of modules: where the shell keeps Python from writing bytecode, each would compile them. By all
 # cores here, by one in pip; some packages bring a file that no Python reads.
 PIP := $(BIN)/pip install --quiet --no-compile
-COMPILE := $(BIN)/python -m compileall -q ranking pipelines && { $(BIN)/python -m compileall -qq -j 0 .venv/lib || true; }
+COMPILE := $(BIN)/python -m compileall -q ranking pipelines && { $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true; }
 
 .venv/cpu: requirements/torch-cpu.txt requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
