@@ -14,7 +14,7 @@ from ranking.data.manifest import Manifest
 from ranking.data.plan import Plan, Position
 from ranking.data.quarantine import Damage, Quarantine
 from ranking.data.transforms import Transforms
-from ranking.distributed.collectives import lead
+from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.embeddings import ShardedEmbeddings, fuse_optimizers
 from ranking.distributed.sharding import fill_tables, shard
 from ranking.distributed.world import World
@@ -53,7 +53,7 @@ class Assembly:
     @cached_property
     def transforms(self) -> Transforms:
         """What `prepare` fitted."""
-        return lead(lambda: Transforms.load(self.config.data.transforms, self.config.schema), self.world)
+        return on_rank_zero(lambda: Transforms.load(self.config.data.transforms, self.config.schema), self.world)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -73,12 +73,12 @@ class Assembly:
         if not urls:
             raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
         columns = self.config.schema.columns()
-        return lead(lambda: data.manifest(urls, columns, f"data.{split}"), self.world)
+        return on_rank_zero(lambda: data.manifest(urls, columns, f"data.{split}"), self.world)
 
     def plan(self, manifest: Manifest) -> Plan:
         """The order of training examples, if the world's ranks can share it."""
         plan = self.config.data.plan(manifest, self.config.seed)
-        lead(lambda: plan.shares(0, self.world.size), self.world)
+        on_rank_zero(lambda: plan.shares(0, self.world.size), self.world)
         return plan
 
     def training_feed(self, manifest: Manifest, start: Position, stop: Stop | None = None) -> Feed:

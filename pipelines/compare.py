@@ -17,7 +17,7 @@ from pipelines.supervision import supervised
 from pipelines.train import open_run
 from ranking.config import RunConfig, complete, revise
 from ranking.data.plan import Position
-from ranking.distributed.collectives import lead
+from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED, InputError
 from ranking.metrics import Predictions
@@ -27,12 +27,12 @@ from ranking.tracking.runs import Run, git_revision
 from ranking.tracking.spool import write_atomically
 from ranking.training.commits import attempt_path, read_commits
 from ranking.training.lease import hold
-from ranking.training.ledger import Ledger, entry, gradient_cosines
+from ranking.training.ledger import Ledger, compare_task, gradient_cosines
 from ranking.training.state import Progress
 
 log = logging.getLogger(__name__)
 
-Scored = tuple[int, Predictions | None]
+BestPredictions = tuple[int, Predictions | None]
 """Step of the best checkpoint, and on rank 0 what it predicts."""
 
 
@@ -49,27 +49,27 @@ def compare(config: RunConfig) -> int | None:
         supervised(world, config.output / "stacks", config.training.hang_timeout),
     ):
         directory = config.output / "compare"
-        parent = lead(lambda: _begin(config, directory), world)
+        parent = on_rank_zero(lambda: _begin(config, directory), world)
         try:
             ledger = measure(config, world, directory, parent)
         except StoppedError:
             log.warning("stopped after a commit; the same command goes on")
-            lead(lambda: _run(config, directory).stop(), world)
+            on_rank_zero(lambda: _run(config, directory).stop(), world)
             return EXIT_STOPPED
-        lead(lambda: publish(ledger, config, directory), world)
+        on_rank_zero(lambda: publish(ledger, config, directory), world)
     return None
 
 
 def measure(config: RunConfig, world: World, directory: Path, parent: str) -> Ledger:
     """Train or take every model, and set them side by side; complete on rank 0."""
-    taken = lead(lambda: {name: _taken(run, config) for name, run in config.compare.baselines.items()}, world)
+    taken = on_rank_zero(lambda: {name: _taken(run, config) for name, run in config.compare.baselines.items()}, world)
     shared, cosines = _shared(config, world, parent)
     entries = []
     for task in config.schema.tasks:
         own = _baseline(taken.get(task.name) or alone(config, task, directory), task.name in taken, world, parent)
         if own[1] is not None and shared[1] is not None:
             try:
-                entries.append(entry(task.name, own[1], shared[1], config.compare, (own[0], shared[0])))
+                entries.append(compare_task(task.name, own[1], shared[1], config.compare, (own[0], shared[0])))
             except ValueError as error:
                 raise InputError(
                     f"compare.baselines: {error}; expected runs on the data of this configuration"
@@ -129,7 +129,9 @@ def publish(ledger: Ledger, config: RunConfig, directory: Path) -> None:
     say(f"\n{directory / 'ledger.md'}")
 
 
-def _shared(config: RunConfig, world: World, parent: str) -> tuple[Scored, tuple[tuple[float | None, ...], ...] | None]:
+def _shared(
+    config: RunConfig, world: World, parent: str
+) -> tuple[BestPredictions, tuple[tuple[float | None, ...], ...] | None]:
     """The model that shares, and the cosines of its task gradients."""
     with hold(config.output, world) as fence:
         fit = _trained(Fit(config, world, fence), parent)
@@ -143,7 +145,7 @@ def _shared(config: RunConfig, world: World, parent: str) -> tuple[Scored, tuple
     return (best.step, found.predictions), rows
 
 
-def _baseline(config: RunConfig, taken: bool, world: World, parent: str) -> Scored:
+def _baseline(config: RunConfig, taken: bool, world: World, parent: str) -> BestPredictions:
     """A task on its own, taken from its run directory or trained there."""
     with hold(config.output, world) as fence:
         fit = Fit(config, world, fence)
@@ -165,7 +167,7 @@ def _trained(fit: Fit, parent: str) -> Fit:
     with open_run(fit.parts.config, fit.manifest, fit.parts.world) as run:
         run.log_tags({"mlflow.parentRunId": parent} if parent else {})
         if not fit.train(run):
-            lead(run.stop, fit.parts.world)
+            on_rank_zero(run.stop, fit.parts.world)
             raise StoppedError
     return fit
 

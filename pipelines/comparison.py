@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.job import say
-from pipelines.offline import Scored, assess
+from pipelines.offline import ModelOutput, assess
 from pipelines.slicing import columns, slices
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
 from ranking.errors import InputError, ServiceError
+from ranking.promotion.budgets import Cost, LatencyConfig, judge_latency, judge_shadow, judge_size
+from ranking.promotion.gate import decide
+from ranking.promotion.registry import Registry
+from ranking.promotion.verdict import Check, Verdict
 from ranking.serving.ranker import Ranker
-from ranking.tracking.budgets import Cost, LatencyConfig, judge_latency, judge_shadow, judge_size
-from ranking.tracking.gate import decide
-from ranking.tracking.registry import Registry
-from ranking.tracking.verdict import Check, Verdict
 
 _WARM_UP = 3  # requests
 
@@ -64,8 +64,8 @@ class Sides(NamedTuple):
     rows: Manifest
     own: Version
     old: Version | None
-    new: Scored
-    before: Scored | None
+    new: ModelOutput
+    before: ModelOutput | None
 
     @property
     def aligned(self) -> bool:
@@ -162,7 +162,7 @@ def _again(manifest: Manifest, names: list[str], config: RunConfig, key: str) ->
     return now
 
 
-def _assess(version: Version, rows: Manifest, config: RunConfig) -> Scored:
+def _assess(version: Version, rows: Manifest, config: RunConfig) -> ModelOutput:
     try:
         return assess(version.ranker, rows, config)
     except ServiceError:

@@ -10,7 +10,7 @@ import typer
 from pipelines.job import job, say
 from ranking.config import RunConfig
 from ranking.data.checks import examine
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.manifest import Manifest
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT
@@ -32,7 +32,7 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
         for split in ("train", "validation", "test")
         if getattr(data, split)
     }
-    report = examine(schema, transforms, {name: blocks(m, config) for name, m in manifests.items()}, limit)
+    report = examine(schema, transforms, {name: raw_rows(m, config) for name, m in manifests.items()}, limit)
     say(report.render(full))
     if not full:
         notes = sum(finding.level == "note" for finding in report.findings)
@@ -40,9 +40,9 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
     return None if report.healthy else EXIT_INPUT
 
 
-def blocks(manifest: Manifest, config: RunConfig) -> Iterator[Block]:
+def raw_rows(manifest: Manifest, config: RunConfig) -> Iterator[RawRows]:
     """The row groups of a manifest, one after another."""
-    return (Block(table, index, manifest.place) for index, table in config.data.row_groups(manifest))
+    return (RawRows(table, index, manifest.place) for index, table in config.data.row_groups(manifest))
 
 
 main = job(doctor)

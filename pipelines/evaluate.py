@@ -13,7 +13,7 @@ from pipelines.score import load, model_uri
 from ranking.config import RunConfig
 from ranking.errors import InputError
 from ranking.metrics import auc_table, evaluate_predictions
-from ranking.tracking.registry import Registry
+from ranking.promotion.registry import Registry
 
 Model = Annotated[str, typer.Option(help="champion, challenger, previous_champion, or the number of a version.")]
 Split = Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the `data` section.")]

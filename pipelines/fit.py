@@ -11,10 +11,10 @@ from pipelines.origin import begin
 from pipelines.run_directory import pin, require_pinned
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
-from ranking.distributed.collectives import lead, told
+from ranking.distributed.collectives import collective_error, on_rank_zero
 from ranking.distributed.world import World, versions
 from ranking.metrics import EvaluationReport
-from ranking.tracking.redact import redact
+from ranking.redact import redact
 from ranking.tracking.runs import flatten
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.evaluate import Evaluation
@@ -65,7 +65,7 @@ class Fit:
         if fence is not None:
             self.checkpoints.sweep()
         resume(self.checkpoints, self.state, self.parts, self.manifest)
-        lead(self._pin_validation, world)
+        on_rank_zero(self._pin_validation, world)
 
     @property
     def finished(self) -> bool:
@@ -133,30 +133,32 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
     )
     found = checkpoints.restore(state)
     if found is not None:
-        lead(lambda: require_pinned(config, manifest, "train"), state.world)
+        on_rank_zero(lambda: require_pinned(config, manifest, "train"), state.world)
         _require_same(found, fresh, state.world, config.output)
         parts.known_damage = found.quarantined
         fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
     else:
         fresh = fresh.model_copy(update={"warm_start": begin(parts, state)})
-        lead(lambda: pin(config, manifest, "train"), state.world)
+        on_rank_zero(lambda: pin(config, manifest, "train"), state.world)
     state.progress = fresh
 
 
 def _require_same(before: Progress, now: Progress, world: World, output: Path) -> None:
     """Refuse to go on with another order of examples, or with settings that make another model."""
     if before.plan != now.plan:
-        raise told(
+        raise collective_error(
             f"{output}: the run was started on plan {before.plan:.12}, got {now.plan:.12}; "
             "expected the same shards, seed, batch size, lanes, block and order, or another `output`",
             world,
         )
     if before.transforms != now.transforms:
-        raise told(f"{output}: the run was started with other transforms; expected them, or another `output`", world)
+        raise collective_error(
+            f"{output}: the run was started with other transforms; expected them, or another `output`", world
+        )
     old, new = (dict(flatten(_settled(each.config))) for each in (before, now))
     odd = next((key for key in sorted(old.keys() | new) if old.get(key) != new.get(key)), None)
     if odd is not None:
-        raise told(
+        raise collective_error(
             f"{odd}: got {new.get(odd, 'nothing')}; expected {old.get(odd, 'nothing')}, "
             f"as the run in {output} was started, or another `output`",
             world,

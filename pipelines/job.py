@@ -16,9 +16,9 @@ import typer
 
 from ranking.config import RunConfig, Settings, read
 from ranking.distributed.world import own_rank, speaks
-from ranking.errors import EXIT_FAILURE, EXIT_OK, InputError, ReportedError, ToldError
+from ranking.errors import EXIT_FAILURE, EXIT_OK, InputError, RankZeroReportsError, ReportedError
+from ranking.redact import redact_text
 from ranking.tracking import logs
-from ranking.tracking.redact import redact_text
 from ranking.tracking.textfile import Textfile
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _read(kind: type[Settings], files: Sequence[Path], overrides: Sequence[str])
     try:
         return read(kind, files, overrides)
     except InputError as error:
-        raise error if speaks() else ToldError(str(error)) from None
+        raise error if speaks() else RankZeroReportsError(str(error)) from None
 
 
 def _begin(config: Settings, name: str) -> None:
@@ -177,7 +177,7 @@ def _begin(config: Settings, name: str) -> None:
 
 def _failed(error: Exception, debug: bool) -> int:
     """Say in one line what went wrong, unless that was said already; the exit code."""
-    if isinstance(error, ToldError):
+    if isinstance(error, RankZeroReportsError):
         return error.code
     if not isinstance(error, ReportedError):
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -22,7 +22,7 @@ _AS_ASKED = (EXIT_OK, EXIT_STOPPED, -signal.SIGTERM)
 """How a worker ends that SIGTERM has reached; it dies of it only where there is nothing to commit."""
 
 
-class StoppedError(SignalException):
+class AgentStoppedError(SignalException):
     """A signal ended the agent, which has waited for its workers.
 
     Args:
@@ -48,7 +48,7 @@ class Agent(LocalElasticAgent):
         try:
             return super().run(role)
         except SignalException as stop:
-            raise StoppedError(stop, self._failures()) from None
+            raise AgentStoppedError(stop, self._failures()) from None
 
     def _failures(self) -> dict[int, ProcessFailure]:
         """Workers that the signal did not stop: killed after the time they had, or ended with a fault of their own."""
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         torchrun(arguments)
     except ChildFailedError as error:
         return _failed(error.failures)
-    except StoppedError as stop:
+    except AgentStoppedError as stop:
         return _failed(stop.failures) if stop.failures else EXIT_STOPPED
     except SignalException:  # before the ranks began, or after they ended
         return EXIT_STOPPED

@@ -18,7 +18,7 @@ from ranking.metrics.report import Column
 from ranking.serving.ranker import Ranker
 
 
-class Scored(NamedTuple):
+class ModelOutput(NamedTuple):
     """What a model says about the rows of a manifest.
 
     Attributes:
@@ -46,7 +46,7 @@ def predict(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Prediction
     return assess(ranker, manifest, config).predictions
 
 
-def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Scored:
+def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> ModelOutput:
     """Score every row with a packaged model; labels and masks are the configuration's, features the model's own.
 
     Args:
@@ -79,7 +79,7 @@ def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> Scored:
         groups=users if schema.user else None,
     )
     left = ([name for name in names if name not in shared] for names in (schema.task_names, ranker.schema.task_names))
-    return Scored(predictions, fused, *map(tuple, left))
+    return ModelOutput(predictions, fused, *map(tuple, left))
 
 
 def narrowed(manifest: Manifest, names: Collection[str]) -> Manifest:

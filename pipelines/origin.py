@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipelines.assembly import Assembly
-from ranking.distributed.collectives import lead
+from ranking.distributed.collectives import on_rank_zero
 from ranking.serving import artefact
 from ranking.training.state import Lineage, TrainState
 from ranking.training.warm_start import Origin, carry_over, earlier_run
@@ -24,7 +24,7 @@ def begin(parts: Assembly, state: TrainState) -> Lineage | None:
         InputError: what they should come from is missing or does not fit.
     """
     config, world = parts.config, parts.world
-    lead(lambda: parts.transforms.save(str(config.output / "transforms")), world)
+    on_rank_zero(lambda: parts.transforms.save(str(config.output / "transforms")), world)
     chosen = config.warm_start
     if not chosen.run:
         return None
@@ -42,7 +42,7 @@ def registered(parts: Assembly) -> Origin:
     """
     config = parts.config
     folder = config.output / "warm_start"
-    lead(lambda: _copy(config.tracking.uri, config.warm_start.run, folder), parts.world)
+    on_rank_zero(lambda: _copy(config.tracking.uri, config.warm_start.run, folder), parts.world)
     description, transforms, model = artefact.load(folder)
     tensors = {_trained(name): tensor for name, tensor in model.state_dict().items()}
     metadata = description.metadata

@@ -32,15 +32,15 @@ def draw(parts: Assembly, found: Evaluation, state: TrainState, run: NullRun) ->
         run.log_figure(folder / f"{name}.png")
 
 
-def _scored(found: Predictions) -> dict[str, figures.Scored]:
+def _scored(found: Predictions) -> dict[str, figures.TaskScores]:
     scored = {}
     for i, (name, kind) in enumerate(zip(found.names, found.kinds, strict=True)):
         inside = found.in_space[:, i]
-        scored[name] = figures.Scored(kind, found.labels[inside, i], found.scores[inside, i])
+        scored[name] = figures.TaskScores(kind, found.labels[inside, i], found.scores[inside, i])
     return scored
 
 
-def _curves(scored: dict[str, figures.Scored]) -> dict[str, Any]:
+def _curves(scored: dict[str, figures.TaskScores]) -> dict[str, Any]:
     curves = {
         name: reliability_curve(entry.scores, entry.labels) for name, entry in scored.items() if entry.kind == "binary"
     }

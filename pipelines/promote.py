@@ -16,8 +16,8 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_NOT_PROMOTED, EXIT_OK, EXIT_WAITING, InputError
 from ranking.metrics import Predictions
-from ranking.tracking.registry import ChampionChangedError, Registry, RegistryError
-from ranking.tracking.verdict import Verdict
+from ranking.promotion.registry import ChampionChangedError, Registry, RegistryError
+from ranking.promotion.verdict import Verdict
 
 __all__ = ["compare", "promote", "read_pinned", "scores"]
 

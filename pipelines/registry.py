@@ -10,9 +10,9 @@ import typer
 
 from pipelines.job import jobs, say
 from ranking.config import RunConfig
-from ranking.tracking.audit import Decision
-from ranking.tracking.registry import Entry, Registry
-from ranking.tracking.verdict import Verdict
+from ranking.promotion.audit import Decision
+from ranking.promotion.registry import Registry, VersionEntry
+from ranking.promotion.verdict import Verdict
 
 Version = Annotated[int, typer.Argument(help="Number of the version.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -70,7 +70,7 @@ def _row(decision: Decision) -> list[str]:
     ]
 
 
-def _described(name: str, entry: Entry) -> str:
+def _described(name: str, entry: VersionEntry) -> str:
     tags = {key: value for key, value in sorted(entry.tags.items()) if not key.startswith("gate.")}
     lines = {"aliases": ", ".join(entry.aliases) or "-", "run": entry.run_id, "gate": entry.status or "-", **tags}
     width = max(map(len, lines))

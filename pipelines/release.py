@@ -11,10 +11,10 @@ import numpy as np
 from pipelines.assembly import Assembly
 from pipelines.run_directory import RunReport, keep
 from ranking.data.manifest import Manifest
-from ranking.distributed.collectives import lead, told
+from ranking.distributed.collectives import collective_error, on_rank_zero
+from ranking.promotion.registry import Registry
 from ranking.serving.artefact import export
 from ranking.tracking.card import CardData, CardFacts, model_card
-from ranking.tracking.registry import Registry
 from ranking.tracking.runs import git_revision
 from ranking.training.checkpoint import Checkpoints, read_model
 from ranking.training.commits import Commit
@@ -34,9 +34,11 @@ def score_best(
     Raises:
         InputError: no evaluation had a defined score, so no checkpoint can be called the best.
     """
-    best = lead(checkpoints.best, parts.world)
+    best = on_rank_zero(checkpoints.best, parts.world)
     if best is None:
-        raise told("evaluation.best: undefined at every step; expected both classes in validation", parts.world)
+        raise collective_error(
+            "evaluation.best: undefined at every step; expected both classes in validation", parts.world
+        )
     checkpoints.load(state, best)
     return best, parts.evaluate(test, state, best.step)
 

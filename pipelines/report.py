@@ -16,9 +16,9 @@ from pipelines.run_directory import RunReport
 from ranking.config import RunConfig
 from ranking.errors import InputError
 from ranking.metrics import auc_table
-from ranking.tracking.delivery import Identity
-from ranking.tracking.redact import redact_text
-from ranking.tracking.registry import Registry
+from ranking.promotion.registry import Registry
+from ranking.redact import redact_text
+from ranking.tracking.delivery import RunIdentity
 
 Publish = Annotated[Path | None, typer.Option(help="Directory for a copy: report.json, auc.md and the figures.")]
 
@@ -30,7 +30,7 @@ def report(config: RunConfig, publish: Publish = None) -> None:
     say(f"\nTest, step {found.step}\n\n{auc_table([found])}\n")
     if publish is not None:
         copy(found, config.output, publish)
-    identity = Identity.load(config.output / "tracking")
+    identity = RunIdentity.load(config.output / "tracking")
     registry = Registry(config.tracking.uri, config.registry.name)
     champion, challenger = registry.champion(), registry.challenger()
     uri = redact_text(config.tracking.uri)

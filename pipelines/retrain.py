@@ -15,7 +15,7 @@ from pipelines.nightly.run import run
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
 from pipelines.nightly.tracking import track
-from pipelines.nightly.worker import Stop
+from pipelines.nightly.worker import SigtermGuard
 from ranking.config import RunConfig
 from ranking.errors import EXIT_BAD_DATA, InputError
 
@@ -35,7 +35,7 @@ def retrain(config: RunConfig, command: Command, day: Day = "", backfill: Range 
     if not config.retrain.partition:
         raise InputError("retrain.partition: missing; expected the URL of one day's files with {date} in it")
     codes: list[int] = []
-    stop = Stop()
+    stop = SigtermGuard()
     with stop.heard():
         for each in _days(day, backfill):
             night = run(Stages(each, config, command), stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.job import job, say
 from pipelines.promote import By, Reason
 from ranking.config import RunConfig
-from ranking.tracking.registry import Registry
+from ranking.promotion.registry import Registry
 
 
 def rollback(config: RunConfig, by: By = "", reason: Reason = "") -> None:

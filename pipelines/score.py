@@ -19,8 +19,8 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.errors import InputError
+from ranking.promotion.registry import Registry
 from ranking.serving.ranker import Ranker
-from ranking.tracking.registry import Registry
 
 Input = Annotated[list[str], typer.Option(help="URL, glob or directory of Parquet files; repeat for more.")]
 Output = Annotated[Path, typer.Option(help="Directory to write; it must not exist.")]

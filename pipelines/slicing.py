@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 
 from pipelines.offline import narrowed
 from ranking.config import RunConfig
-from ranking.data.columns import Block, Bool, Column, null_mask
+from ranking.data.columns import Bool, Column, RawRows, null_mask
 from ranking.data.hashing import Int64, UInt64, hash_keys, integers
 from ranking.data.manifest import Manifest
 from ranking.errors import InputError
 from ranking.expression import Expression
+from ranking.promotion.slices import Slice, SliceConfig
 from ranking.schema import CategoricalFeature, Vocabulary
 from ranking.serving.ranker import Ranker
-from ranking.tracking.slices import Slice, SliceConfig
 
 _PENDING = 4_000_000  # ids held back before they are merged into those known
 
-Part = Callable[[Block], pa.Array]
+Part = Callable[[RawRows], pa.Array]
 
 
 def columns(config: RunConfig) -> list[str]:
@@ -52,10 +52,10 @@ def slices(ranker: Ranker, manifest: Manifest, config: RunConfig) -> list[Slice]
     unseen = {part.unseen for part in config.gate.slices.values()}
     read = (*columns(config), *(feature.source for feature in ranker.schema.categorical if feature.name in unseen))
     for index, table in config.data.row_groups(narrowed(manifest, read)):
-        block = Block(table, index)
+        raw = RawRows(table, index)
         rows.append(index)
         for name, part in parts.items():
-            found[name].append(part(block))
+            found[name].append(part(raw))
     return [
         each
         for name, part in config.gate.slices.items()
@@ -81,7 +81,7 @@ def _cut(name: str, part: SliceConfig, rows: Int64, values: pa.Array) -> Iterato
 
 def _part(key: str, part: SliceConfig, ranker: Ranker, config: RunConfig) -> Part:
     if part.column:
-        return lambda block: block.column(part.column).values
+        return lambda raw: raw.column(part.column).values
     if part.where is not None:
         return _Where(key, part.where)
     feature = next((f for f in ranker.schema.categorical if f.name == part.unseen and not f.multi_hot), None)
@@ -89,9 +89,9 @@ def _part(key: str, part: SliceConfig, ranker: Ranker, config: RunConfig) -> Par
         names = [f.name for f in ranker.schema.categorical if not f.multi_hot]
         raise InputError(f"{key}.unseen: got {part.unseen!r}; expected a categorical feature of one id: {names}")
     if isinstance(feature.encoding, Vocabulary):
-        return lambda block: _outside(ranker, feature, block)
+        return lambda raw: _outside(ranker, feature, raw)
     known = _known(feature.source, config)
-    return lambda block: _new(block.column(feature.source), known)
+    return lambda raw: _new(raw.column(feature.source), known)
 
 
 class _Where:
@@ -100,21 +100,21 @@ class _Where:
     def __init__(self, key: str, expression: Expression) -> None:
         self._key, self._expression = key, expression
 
-    def __call__(self, block: Block) -> pa.Array:
-        found: Mapping[str, pa.Array] = {name: block.column(name).values for name in self._expression.columns}
+    def __call__(self, raw: RawRows) -> pa.Array:
+        found: Mapping[str, pa.Array] = {name: raw.column(name).values for name in self._expression.columns}
         try:
             answer = self._expression(found)
             truth = answer if pa.types.is_boolean(answer.type) else pc.not_equal(answer, 0)
         except pa.ArrowException as error:
             text = str(error).splitlines()[0]
             raise InputError(f"{self._key}.where {str(self._expression)!r}: {text}; expected true or false") from None
-        return pa.repeat(truth, len(block)) if isinstance(truth, pa.Scalar) else truth
+        return pa.repeat(truth, len(raw)) if isinstance(truth, pa.Scalar) else truth
 
 
-def _outside(ranker: Ranker, feature: CategoricalFeature, block: Block) -> pa.Array:
+def _outside(ranker: Ranker, feature: CategoricalFeature, raw: RawRows) -> pa.Array:
     """Ids that the model's vocabulary does not know; null is no id."""
-    unknown: Bool = ranker.encoder.ids(feature, block) == 0
-    missing = null_mask(block.column(feature.source).keys())
+    unknown: Bool = ranker.encoder.ids(feature, raw) == 0
+    missing = null_mask(raw.column(feature.source).keys())
     return pa.array(unknown if missing is None else unknown & ~missing)
 
 
@@ -128,7 +128,7 @@ def _known(name: str, config: RunConfig) -> UInt64:
     """Every id of a column of data.train, 64 bits each, in one pass."""
     known, pending = np.zeros(0, np.uint64), [np.zeros(0, np.uint64)]
     for index, table in config.data.row_groups(config.data.manifest(config.data.train, [name], "data.train")):
-        pending.append(np.unique(_bits(Block(table, index).column(name))))
+        pending.append(np.unique(_bits(RawRows(table, index).column(name))))
         if sum(map(len, pending)) > _PENDING:
             known, pending = np.unique(np.concatenate([known, *pending])), []
     return np.unique(np.concatenate([known, *pending]))

@@ -21,7 +21,7 @@ from pathlib import Path
 from pipelines.job import complain, conclude
 from ranking.distributed.board import Board, Failure, Sign
 from ranking.distributed.world import World
-from ranking.errors import InputError, ReportedError, ToldError
+from ranking.errors import InputError, RankZeroReportsError, ReportedError
 
 _TICK = 0.5  # s between two looks at the other ranks
 _SILENT = 30.0  # s without a sign of life after which a process counts as stopped or cut off
@@ -166,7 +166,7 @@ class Supervisor:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher that saw another rank end would cut this short
         with self._lock:
             self._over.set()
-            if isinstance(error, ToldError):
+            if isinstance(error, RankZeroReportsError):
                 return error.code
             first = self._explain(error)
             with suppress(RuntimeError):  # nobody is left to hear it
@@ -216,7 +216,7 @@ class Supervisor:
         words = _begin(lambda: conclude(failure.code), *reversed(self._last_words))
         self._tell(failure)
         words.join(_WORD)
-        if failure.rank == self.world.rank or self.world.leads:
+        if failure.rank == self.world.rank or self.world.is_rank_zero:
             time.sleep(2 * _TICK)  # a launcher ends all others with the first; the store may close with rank 0
         self._leave(failure)
 
@@ -224,10 +224,10 @@ class Supervisor:
         """One rank tells the user; where the store no longer says which, better two than none."""
         mine = failure.rank == self.world.rank
         try:
-            speaks = self.world.leads or (mine and not self._board.is_told(_WORD))
+            speaks = self.world.is_rank_zero or (mine and not self._board.is_told(_WORD))
             speaks = speaks and self._board.claim()
         except RuntimeError:
-            speaks = self.world.leads or mine
+            speaks = self.world.is_rank_zero or mine
         if speaks:
             complain(failure.line)
 

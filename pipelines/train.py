@@ -13,7 +13,7 @@ from pipelines.run_directory import pin
 from pipelines.supervision import supervised
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
-from ranking.distributed.collectives import lead, share
+from ranking.distributed.collectives import broadcast, on_rank_zero
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED
 from ranking.metrics import auc_table
@@ -44,10 +44,10 @@ def train(config: RunConfig) -> int | None:
             if run.continued:
                 run.log_tags({f"resumed_at.{fit.state.progress.step}": datetime.now(UTC).isoformat(timespec="seconds")})
             run.log_tags(fit.state.progress.warm_start.tags if fit.state.progress.warm_start else {})
-            logs.bind(run=share(run.key, world), step=lambda: world.pulse.step)
+            logs.bind(run=broadcast(run.key, world), step=lambda: world.pulse.step)
             if not fit.train(watched(run, fit)):
                 log.warning("stopped at step %d after a commit; the same command goes on", fit.state.progress.step)
-                lead(run.stop, world)  # the launcher ends whoever is left when the first rank has ended
+                on_rank_zero(run.stop, world)  # the launcher ends whoever is left when the first rank has ended
                 return EXIT_STOPPED
             release(fit, run, test)
     return None
@@ -57,7 +57,7 @@ def release(fit: Fit, run: NullRun, test: Manifest) -> None:
     """Report on the best checkpoint and register it; all ranks evaluate, rank 0 writes."""
     parts, state = fit.parts, fit.state
     best, found = score_best(parts, state, fit.checkpoints, test)
-    if not parts.world.leads:
+    if not parts.world.is_rank_zero:
         return
     say(f"AUC@N-steps on validation, best at step {best.step}\n\n{auc_table(state.progress.history)}\n")
     write_report(parts, best, found, state)
@@ -78,7 +78,7 @@ def release(fit: Fit, run: NullRun, test: Manifest) -> None:
 
 def open_run(config: RunConfig, manifest: Manifest, world: World) -> NullRun:
     """The MLflow run of the run directory on rank 0; a silent one elsewhere."""
-    if not world.leads:
+    if not world.is_rank_zero:
         return NullRun()
     settings = config.model_dump(mode="json")
     dataset = Dataset(name=config.name, digest=manifest.digest, source=config.data.train[0])
@@ -90,7 +90,7 @@ def open_run(config: RunConfig, manifest: Manifest, world: World) -> NullRun:
 def watched(run: NullRun, fit: Fit) -> Tracker:
     """The run, with its numbers in the metrics' textfile where there is one; rank 0 writes."""
     config = fit.parts.config
-    if config.metrics.textfile is None or not fit.parts.world.leads:
+    if config.metrics.textfile is None or not fit.parts.world.is_rank_zero:
         return run
     target = config.training.steps or config.training.epochs * fit.steps
     return Watched(run, Textfile(config.metrics, config.registry.name), target)

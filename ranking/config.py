@@ -22,11 +22,11 @@ from ranking.errors import InputError
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
 from ranking.objective.loss import ObjectiveConfig
+from ranking.promotion.gate import GateConfig
+from ranking.promotion.registry import RegistryConfig
 from ranking.schema import Schema
 from ranking.serving.fusion import FusionConfig
-from ranking.tracking.gate import GateConfig
 from ranking.tracking.logs import LoggingConfig
-from ranking.tracking.registry import RegistryConfig
 from ranking.tracking.runs import TrackingConfig
 from ranking.tracking.textfile import MetricsConfig
 from ranking.training.commits import CheckpointConfig

@@ -40,7 +40,7 @@ class ServiceError(InputError):
     code = EXIT_FAILURE
 
 
-class ToldError(InputError):
+class RankZeroReportsError(InputError):
     """An InputError that rank 0 reports for all; the other ranks leave without a word.
 
     Args:

@@ -14,11 +14,11 @@ from torch import Tensor
 from pipelines.assembly import Assembly
 from ranking.batch import RankingBatch
 from ranking.config import load
-from ranking.distributed.collectives import gather, sum_across
+from ranking.distributed.collectives import all_gather, all_reduce_host
 from ranking.distributed.sharding import local_parts
 from ranking.distributed.world import World
 from ranking.rows import Rows
-from ranking.training.layout import Laid
+from ranking.training.layout import TensorLayout
 from ranking.training.state import TrainState
 
 Tensors = dict[str, Tensor]
@@ -45,7 +45,7 @@ def share_of(rows: Rows, world: World) -> Rows:
 def batch_of(parts: Assembly, rows: Rows, world: World, step: int = 0, epoch: int = 0) -> RankingBatch:
     """This rank's part of a global batch of `rows`, counted over all ranks."""
     own = share_of(rows, world)
-    counts = sum_across(own.masks.sum(0).double(), world).float()
+    counts = all_reduce_host(own.masks.sum(0).double(), world).float()
     return RankingBatch.build(parts.config.schema, own, counts, epoch, step).to(world.device)
 
 
@@ -56,14 +56,14 @@ def step(state: TrainState, batch: RankingBatch) -> float:
     loss, _ = state.model(batch)
     loss.backward()
     state.optimizers.step()
-    return float(sum_across(loss.detach().double().cpu(), state.world) / state.world.size)
+    return float(all_reduce_host(loss.detach().double().cpu(), state.world) / state.world.size)
 
 
 def whole(tensors: Mapping[str, object], world: World) -> Tensors:
     """Every tensor put together from all ranks' parts, on every rank."""
     own = {name: (tuple(value.shape), local_parts_of(value)) for name, value in tensors.items()}  # type: ignore[attr-defined]
     found: Tensors = {}
-    for everything in gather(own, world):
+    for everything in all_gather(own, world):
         for name, (shape, parts) in everything.items():
             full = found.setdefault(name, torch.zeros(shape))
             for part, row, column in parts:
@@ -77,7 +77,7 @@ def whole(tensors: Mapping[str, object], world: World) -> Tensors:
 
 
 def local_parts_of(value: object) -> list[tuple[Tensor, int, int]]:
-    if isinstance(value, Laid):
+    if isinstance(value, TensorLayout):
         return [(part.tensor.detach().cpu().clone(), *(*part.offsets, 0, 0)[:2]) for part in value.parts]
     if hasattr(value, "local_shards"):
         shards = value.local_shards()

@@ -17,11 +17,14 @@ PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks
 
 # A module may import what stands on a lower line, and its own package; packages on one line never import each other.
 LAYERS = [
-    ["ranking", *(f"ranking.{name}" for name in ("errors", "yaml_file", "expression", "rows", "schema", "batch"))],
+    [
+        "ranking",
+        *(f"ranking.{name}" for name in ("errors", "redact", "yaml_file", "expression", "rows", "schema", "batch")),
+    ],
     ["ranking.distributed"],
     ["ranking.nn", "ranking.objective", "ranking.metrics", "ranking.data"],
     ["ranking.models"],
-    ["ranking.training", "ranking.tracking", "ranking.serving"],
+    ["ranking.training", "ranking.tracking", "ranking.promotion", "ranking.serving"],
     ["ranking.config"],
     ["pipelines"],
 ]

@@ -75,7 +75,7 @@ class DayReport(Frozen):
         return tuple(finding for finding in self.findings if finding.level == "error")
 
 
-class Plan(Frozen):
+class NightPlan(Frozen):
     """Which days do what, settled once so that a rerun does the same.
 
     Attributes:
@@ -151,7 +151,7 @@ class Night(Frozen):
     reason: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
     data: DayReport = DayReport()
-    plan: Plan | None = None
+    plan: NightPlan | None = None
     run_id: str = ""
     version: int | None = None
     champion: int | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.nightly.night import nights
 from ranking.config import RunConfig
 from ranking.errors import InputError
-from ranking.tracking.registry import Registry, RegistryError
+from ranking.promotion.registry import Registry, RegistryError
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import time
 
 from pipelines.nightly.night import Night, Outcome
 from pipelines.nightly.stages import Stages
-from pipelines.nightly.worker import Stop, StoppedError, WorkerError
+from pipelines.nightly.worker import NightStoppedError, SigtermGuard, WorkerError
 from ranking.errors import InputError, ServiceError
-from ranking.tracking.redact import redact_text
-from ranking.tracking.registry import RegistryError
+from ranking.promotion.registry import RegistryError
+from ranking.redact import redact_text
 
 log = logging.getLogger(__name__)
 
 
-def run(stages: Stages, stop: Stop) -> Night:
+def run(stages: Stages, stop: SigtermGuard) -> Night:
     """Go on with a night until it has an outcome.
 
     A finished one is returned as it is. Data found bad is looked at again: it may have been mended.
@@ -29,7 +29,7 @@ def run(stages: Stages, stop: Stop) -> Night:
     return night
 
 
-def _step(night: Night, stages: Stages, stop: Stop) -> Night:
+def _step(night: Night, stages: Stages, stop: SigtermGuard) -> Night:
     """One stage, or how it failed."""
     stage, work = stages.after(night.stage)
     began = time.monotonic()
@@ -49,7 +49,7 @@ def _step(night: Night, stages: Stages, stop: Stop) -> Night:
 
 def _outcome(error: Exception) -> Outcome:
     """What kind of failure an exception is."""
-    if isinstance(error, StoppedError):
+    if isinstance(error, NightStoppedError):
         return "stopped"
     if isinstance(error, ServiceError | RegistryError | WorkerError | OSError):
         return "infrastructure"

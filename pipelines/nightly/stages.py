@@ -14,7 +14,7 @@ from pipelines.comparison import read_pinned, score
 from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.judge import duels
-from pipelines.nightly.night import DayReport, Night, Outcome, Plan, Stage, nights
+from pipelines.nightly.night import DayReport, Night, NightPlan, Outcome, Stage, nights
 from pipelines.nightly.retention import has_checkpoints
 from pipelines.nightly.worker import train
 from pipelines.prepare import prepare
@@ -26,9 +26,9 @@ from ranking.data.findings import Finding
 from ranking.data.profile import Profile
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
-from ranking.tracking.audit import Decision
-from ranking.tracking.delivery import Identity
-from ranking.tracking.registry import Entry, Registry, RegistryError
+from ranking.promotion.audit import Decision
+from ranking.promotion.registry import Registry, RegistryError, VersionEntry
+from ranking.tracking.delivery import RunIdentity
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Stages:
     def train(self, night: Night) -> Night:
         """Train and register a challenger in processes of their own."""
         train(self.command.arguments(self._overrides(night)), self.config.retrain.processes)
-        identity = Identity.load(self.folder / "run" / "tracking")
+        identity = RunIdentity.load(self.folder / "run" / "tracking")
         run_id = identity.run_id if identity else ""
         entry = self._entry(run_id)
         gates = read_report(self.folder / "run" / "report.json").gates
@@ -153,7 +153,7 @@ class Stages:
             *([f"--training.epochs={self.config.retrain.warm_epochs}"] if origin else []),
         ]
 
-    def plan(self, days: Sequence[date], reference: Reference | None) -> Plan:
+    def plan(self, days: Sequence[date], reference: Reference | None) -> NightPlan:
         """Which days do what; `days` are those of the window that can be used, this one last."""
         tomorrow = self.day + timedelta(days=1)
         judge, window = self.day, list(days)[:-1]
@@ -167,16 +167,16 @@ class Stages:
         days = tuple(window[:-1])
         settled = {"window": days, "validation": window[-1], "judge": judge}
         if reference is None:
-            return Plan(**settled, train=days, why="from scratch: no champion of an earlier night")
+            return NightPlan(**settled, train=days, why="from scratch: no champion of an earlier night")
         if self.config.retrain.from_scratch(self.day):
             every = self.config.retrain.scratch_every
-            return Plan(**settled, train=days, why=f"from scratch: so it is every {every} days")
+            return NightPlan(**settled, train=days, why=f"from scratch: so it is every {every} days")
         if not reference.checkpoints:
-            return Plan(**settled, train=days, why="from scratch: the champion's checkpoints are gone")
+            return NightPlan(**settled, train=days, why="from scratch: the champion's checkpoints are gone")
         unseen = tuple(day for day in days if day not in reference.trained)
         train = unseen if unseen and self.config.retrain.warm_days == "unseen" else days
         why = f"warm start from the champion, version {reference.version}"
-        return Plan(**settled, train=train, origin=str(reference.folder), why=why)
+        return NightPlan(**settled, train=train, origin=str(reference.folder), why=why)
 
     def usable(self) -> list[date]:
         """The days of the window that are there and that no night found bad, this one among them."""
@@ -204,7 +204,7 @@ class Stages:
         """Of the audit trail, those about a version."""
         return [d for d in self.registry.audit.decisions() if d.version == version and not d.void]
 
-    def _entry(self, run_id: str) -> Entry:
+    def _entry(self, run_id: str) -> VersionEntry:
         entry = self.registry.find({"run_id": run_id}) if run_id else None
         if entry is None:
             raise RegistryError(f"registry {self.registry.name}: run {run_id or '(unknown)'} registered no version")

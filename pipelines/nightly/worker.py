@@ -19,7 +19,7 @@ class WorkerError(RuntimeError):
     """Training ended neither well nor on bad input: a process was killed, or a service failed it."""
 
 
-class StoppedError(RuntimeError):
+class NightStoppedError(RuntimeError):
     """The night was stopped by SIGTERM; the same command goes on."""
 
 
@@ -46,7 +46,7 @@ def train(arguments: Sequence[str], processes: int) -> None:
         case code if code == EXIT_INPUT:
             raise InputError(said or "training refused its input; see its output")
         case code if code == EXIT_STOPPED:
-            raise StoppedError("stopped by SIGTERM after a commit; the same command goes on")
+            raise NightStoppedError("stopped by SIGTERM after a commit; the same command goes on")
         case code:
             raise WorkerError(f"training ended with code {code}: {said or 'see its output'}")
 
@@ -60,7 +60,7 @@ def _last_error(process: subprocess.Popen[str]) -> str:
     return said
 
 
-class Stop:
+class SigtermGuard:
     """SIGTERM, which ends a stage with StoppedError: the one that runs, or the next if it comes during a commit."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Stop:
         self._asked = True
         if self._may_raise:
             self._may_raise = False
-            raise StoppedError("stopped by SIGTERM; the same command goes on")
+            raise NightStoppedError("stopped by SIGTERM; the same command goes on")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import torch
 from pydantic import ValidationError
 
 from ranking.errors import InputError
+from ranking.redact import redact_words
 from ranking.schema import Frozen
-from ranking.tracking.redact import redact_words
 from ranking.tracking.runs import git_revision
 
 Row = dict[str, Any]

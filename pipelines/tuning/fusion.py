@@ -18,13 +18,13 @@ from pipelines.score import load, model_uri
 from pipelines.tuning import study as studies
 from pipelines.tuning.report import begin, publish
 from ranking.config import RunConfig
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.manifest import Manifest
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.metrics import Predictions, gauc
+from ranking.promotion.registry import Registry
 from ranking.serving.fusion import fuse
-from ranking.tracking.registry import Registry
 from ranking.training.search import Dimension, TuneConfig
 
 _LABEL = "weighted_gauc"
@@ -102,7 +102,7 @@ def predictions(config: RunConfig, world: World) -> tuple[Predictions | None, Ma
         fit = Fit(config, world)
         return score_best(fit.parts, fit.state, fit.checkpoints, fit.validation)[1].predictions, fit.validation
     rows = Assembly(config, world).manifest("validation")
-    if not world.leads:
+    if not world.is_rank_zero:
         return None, rows
     ranker = load(model_uri(Registry(config.tracking.uri, config.registry.name), source))
     return predict(ranker, rows, config), rows
@@ -119,7 +119,7 @@ def lengths(config: RunConfig, rows: Manifest, found: Predictions) -> Tensor | N
         return None
     values, known = np.full(rows.rows, np.nan), np.zeros(rows.rows, np.bool_)
     for index, table in config.data.row_groups(narrowed(rows, [factor.column])):
-        values[index], known[index] = Block(table, index).column(factor.column).finite(), True
+        values[index], known[index] = RawRows(table, index).column(factor.column).finite(), True
     lost = np.count_nonzero(~known[found.rows])
     if lost:
         raise InputError(

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipelines.job import say
 from pipelines.tuning.study import best, locked
 from ranking.config import RunConfig, overlay
-from ranking.tracking.redact import redact
+from ranking.redact import redact
 from ranking.tracking.runs import Run, git_revision
 from ranking.tracking.spool import write_atomically
 

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from ranking.errors import InputError
-from ranking.tracking.redact import redact_text
+from ranking.redact import redact_text
 from ranking.training.search import HyperbandPruner, MedianPruner, Pruner, TuneConfig
 
 _ATTEMPTS = 6

@@ -13,7 +13,7 @@ from optuna import TrialPruned
 from pipelines.fit import Fit, StoppedError
 from pipelines.train import open_run
 from ranking.config import RunConfig, revise
-from ranking.distributed.collectives import lead, share, told
+from ranking.distributed.collectives import broadcast, collective_error, on_rank_zero
 from ranking.distributed.world import World
 from ranking.metrics import EvaluationReport
 from ranking.tracking.runs import NullRun, Status
@@ -25,7 +25,7 @@ Judge = Callable[[int, float], bool]
 
 
 @dataclass(frozen=True)
-class Order:
+class TrialAssignment:
     """What rank 0 tells the others to do.
 
     Attributes:
@@ -44,12 +44,12 @@ class Order:
         return f"{self.number:04}-{hashlib.sha256(repr(sorted(self.values.items())).encode()).hexdigest()[:8]}"
 
 
-def run_trial(config: RunConfig, order: Order, world: World, directory: Path, judge: Judge) -> float:
-    """Train with the order's values; goes on where an earlier attempt at the trial stopped.
+def run_trial(config: RunConfig, assignment: TrialAssignment, world: World, directory: Path, judge: Judge) -> float:
+    """Train with the assigned values; goes on where an earlier attempt at the trial stopped.
 
     Args:
         config: the configuration that the values change.
-        order: the trial.
+        assignment: the trial.
         world: the ranks that train it.
         directory: of all trials.
         judge: asked on rank 0 after every evaluation.
@@ -62,13 +62,13 @@ def run_trial(config: RunConfig, order: Order, world: World, directory: Path, ju
         StoppedError: SIGTERM.
         InputError: the values do not make a valid run, its loss is not finite, or the objective is undefined.
     """
-    place = directory / order.name
-    own = {"output": place, "name": f"{config.name}-{order.number:04}", "tune": TuneConfig()}
-    revised = revise(config, order.values).model_copy(update=own)
+    place = directory / assignment.name
+    own = {"output": place, "name": f"{config.name}-{assignment.number:04}", "tune": TuneConfig()}
+    revised = revise(config, assignment.values).model_copy(update=own)
     with hold(place, world) as fence:
         fit = Fit(revised, world, fence)
         run = open_run(revised, fit.manifest, world)
-        run.log_tags({"mlflow.parentRunId": order.parent, "tune.trial": str(order.number)})
+        run.log_tags({"mlflow.parentRunId": assignment.parent, "tune.trial": str(assignment.number)})
         return _followed(fit, run, config, judge)
 
 
@@ -87,7 +87,7 @@ def _followed(fit: Fit, run: NullRun, config: RunConfig, judge: Judge) -> float:
         raise
     except StoppedError:
         run.log_tags({"tune.state": "stopped"})
-        lead(run.stop, fit.parts.world)
+        on_rank_zero(run.stop, fit.parts.world)
         raise
     finally:
         run.finish(status)
@@ -115,17 +115,19 @@ class _Watch:
         if value is None:
             return
         self.values[report.step] = value
-        if share(world.leads and self.judge(report.step, value), world):
+        if broadcast(world.is_rank_zero and self.judge(report.step, value), world):
             self.run.log_metrics({f"validation/{name}": v for name, v in report.metrics().items()}, report.step)
             raise TrialPruned(f"stopped at step {report.step}")
 
     def recall(self) -> None:
         """Show the judge what an earlier attempt found; it may have been killed before it could."""
-        for step, value in self.values.items() if self.fit.state.world.leads else ():
+        for step, value in self.values.items() if self.fit.state.world.is_rank_zero else ():
             self.judge(step, value)
 
     def best(self) -> float:
         if not self.values:
             metric = self.config.tune.metric
-            raise told(f"tune.metric: {metric} is undefined on validation; expected another", self.fit.state.world)
+            raise collective_error(
+                f"tune.metric: {metric} is undefined on validation; expected another", self.fit.state.world
+            )
         return (max if self.config.tune.better == "maximize" else min)(self.values.values())

@@ -15,12 +15,12 @@ from pipelines.assembly import Assembly
 from pipelines.fit import StoppedError
 from pipelines.tuning import study as studies
 from pipelines.tuning.report import begin, publish
-from pipelines.tuning.trial import Order, run_trial
+from pipelines.tuning.trial import TrialAssignment, run_trial
 from ranking.config import RunConfig, revise, setting
-from ranking.distributed.collectives import lead, share
+from ranking.distributed.collectives import broadcast, on_rank_zero
 from ranking.distributed.world import World
 from ranking.errors import EXIT_STOPPED, InputError
-from ranking.tracking.redact import redact_text
+from ranking.redact import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,16 @@ def tune_model(config: RunConfig, world: World) -> int | None:
     directory = config.output / "tune" / "model"
     steps = _evaluated(config, world)
     last, opened = steps[1], list[Study]()
-    lead(lambda: opened.append(_open(config, directory, steps)), world)
+    on_rank_zero(lambda: opened.append(_open(config, directory, steps)), world)
     try:
-        if world.leads:
+        if world.is_rank_zero:
             _Leader(opened[0], config, world, directory / "trials", last).work()
         else:
             _follow(config, world, directory / "trials")
     except StoppedError:
         log.warning("stopped after a commit; the same command goes on with the trial")
         return EXIT_STOPPED
-    lead(lambda: publish(opened[0], config, directory, config.tune.metric), world)
+    on_rank_zero(lambda: publish(opened[0], config, directory, config.tune.metric), world)
     return None
 
 
@@ -97,9 +97,9 @@ class _Leader:
             if left:
                 self._take()
             else:
-                share(_WAIT, self.world)
+                broadcast(_WAIT, self.world)
                 time.sleep(_PAUSE)
-        share(None, self.world)
+        broadcast(None, self.world)
 
     def _take(self) -> None:
         try:
@@ -112,8 +112,8 @@ class _Leader:
         """One trial: tell the other ranks, train, tell the study."""
         self.number, values = trial.number, studies.suggestions(self.config.tune, trial)
         own = self.study.get_trials(deepcopy=False)[trial.number]
-        order = Order(studies.origin(own), values, self.study.user_attrs.get("mlflow.run_id", ""))
-        share(order, self.world)
+        assignment = TrialAssignment(studies.origin(own), values, self.study.user_attrs.get("mlflow.run_id", ""))
+        broadcast(assignment, self.world)
         log.info("trial %d: %s", trial.number, values)
 
         def judge(step: int, value: float) -> bool:
@@ -122,28 +122,28 @@ class _Leader:
             return step < self.last and trial.should_prune()
 
         try:
-            value = run_trial(self.config, order, self.world, self.directory, judge)
+            value = run_trial(self.config, assignment, self.world, self.directory, judge)
         except (InputError, optuna.TrialPruned) as end:
             log.info("trial %d: %s", trial.number, end)
             if isinstance(end, InputError):
                 trial.set_user_attr("error", redact_text(str(end)))
-            self._tidy(order)
+            self._tidy(assignment)
             raise
-        self._tidy(order)
+        self._tidy(assignment)
         log.info("trial %d: %s %.5g", trial.number, self.config.tune.metric, value)
         return value
 
-    def _tidy(self, order: Order) -> None:
+    def _tidy(self, assignment: TrialAssignment) -> None:
         if not self.config.tune.keep_checkpoints:
-            shutil.rmtree(self.directory / order.name / "checkpoints", ignore_errors=True)
+            shutil.rmtree(self.directory / assignment.name / "checkpoints", ignore_errors=True)
 
 
 def _follow(config: RunConfig, world: World, directory: Path) -> None:
     """The other ranks' side: train what rank 0 says."""
-    while (order := share(None, world)) is not None:
-        if order != _WAIT:
+    while (assignment := broadcast(None, world)) is not None:
+        if assignment != _WAIT:
             try:
-                run_trial(config, order, world, directory, lambda _step, _value: False)
+                run_trial(config, assignment, world, directory, lambda _step, _value: False)
             except (InputError, optuna.TrialPruned):
                 pass
             gc.collect()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.drift import Drift, measure
 from ranking.data.encode import Encoder
 from ranking.data.findings import LEVELS, DoctorReport, leaks, of_drift, of_features, of_tasks
@@ -16,7 +16,7 @@ from ranking.schema import DenseFeature, Schema
 
 
 def examine(
-    schema: Schema, transforms: Transforms, splits: Mapping[str, Iterable[Block | pa.Table]], limit: int | None = None
+    schema: Schema, transforms: Transforms, splits: Mapping[str, Iterable[RawRows | pa.Table]], limit: int | None = None
 ) -> DoctorReport:
     """Examine every split, and compare the others' feature distributions with the first one's.
 

@@ -183,7 +183,7 @@ class Lists:
         return Lists(self.name, self.values.drop_null(), lengths, self.row), ~null
 
 
-class Block:
+class RawRows:
     """A slice of raw rows.
 
     Args:
@@ -199,16 +199,16 @@ class Block:
         self._place = place
 
     @classmethod
-    def of(cls, rows: Block | pa.Table | pa.RecordBatch, first: int) -> Block:
-        """Rows as a block, numbered from `first` on where they have no numbers yet."""
-        if isinstance(rows, Block):
+    def of(cls, rows: RawRows | pa.Table | pa.RecordBatch, first: int) -> RawRows:
+        """Rows as they come, numbered from `first` on where they have no numbers yet."""
+        if isinstance(rows, RawRows):
             return rows
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
         return cls(table, np.arange(first, first + table.num_rows))
 
-    def head(self, rows: int) -> Block:
+    def head(self, rows: int) -> RawRows:
         """The first rows, at most so many."""
-        return Block(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._place)
+        return RawRows(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._place)
 
     def named(self, error: InputError) -> str:
         """What an error over these rows says, the place of its row before it."""

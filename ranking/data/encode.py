@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.codes import Count, KeyIndex, code_of
-from ranking.data.columns import FLOAT32_MAX, Block, Bool, Float, Float64, Int32, Lists
+from ranking.data.columns import FLOAT32_MAX, Bool, Float, Float64, Int32, Lists, RawRows
 from ranking.data.hashing import Int64
 from ranking.data.targets import groups, targets
 from ranking.data.transforms import Statistics, Transforms, compress
@@ -63,8 +63,8 @@ class Encoder:
         Raises:
             InputError: naming column and, where a value is to blame, its row and the value.
         """
-        block = Block(table, None if index is None else index.numpy())
-        return self._ids(block), self._lists(block), self._dense(block)
+        raw = RawRows(table, None if index is None else index.numpy())
+        return self._ids(raw), self._lists(raw), self._dense(raw)
 
     def rows(self, table: pa.Table, index: Tensor, order: Tensor | None = None) -> Rows:
         """Encode N rows whole.
@@ -79,61 +79,61 @@ class Encoder:
         """
         if order is not None and len(order) and order.min() < 0:
             raise IndexError(f"order: got {int(order.min())}; expected places of {len(table)} rows")
-        block = Block(table, index.numpy())
-        labels, observed, masks = targets(self.schema, block, self._count)
+        raw = RawRows(table, index.numpy())
+        labels, observed, masks = targets(self.schema, raw, self._count)
         rows = Rows(
-            ids=torch.empty(0, len(block), dtype=torch.int32),  # they follow, each column in order by itself
-            lists=self._lists(block),
-            dense=self._dense(block),
+            ids=torch.empty(0, len(raw), dtype=torch.int32),  # they follow, each column in order by itself
+            lists=self._lists(raw),
+            dense=self._dense(raw),
             labels=labels,
             observed=observed,
             masks=masks,
-            groups=groups(self.schema, block),
+            groups=groups(self.schema, raw),
             index=index,
         )
-        return replace(rows if order is None else rows.take(order), ids=self._ids(block, order))
+        return replace(rows if order is None else rows.take(order), ids=self._ids(raw, order))
 
-    def _ids(self, block: Block, order: Tensor | None = None) -> Tensor:
+    def _ids(self, raw: RawRows, order: Tensor | None = None) -> Tensor:
         """`[S, M]`; every column is put in order while the cache has it."""
-        ids = np.empty((len(self._single), len(block) if order is None else len(order)), np.int32)
+        ids = np.empty((len(self._single), len(raw) if order is None else len(order)), np.int32)
         for place, feature in enumerate(self._single):
-            rows = self.ids(feature, block)
+            rows = self.ids(feature, raw)
             if order is None:
                 ids[place] = rows
             else:  # "clip" only spares numpy a buffer: whatever lies outside has failed in `rows`
                 rows.astype(np.int32).take(order.numpy(), out=ids[place], mode="clip")
         return torch.from_numpy(ids)
 
-    def _lists(self, block: Block) -> tuple[Ragged, ...]:
-        return tuple(self.ragged(feature, block) for feature in self._multi)
+    def _lists(self, raw: RawRows) -> tuple[Ragged, ...]:
+        return tuple(self.ragged(feature, raw) for feature in self._multi)
 
-    def _dense(self, block: Block) -> Tensor:
-        dense, place = np.empty((len(block), self.schema.dense_width), np.float32), 0
+    def _dense(self, raw: RawRows) -> Tensor:
+        dense, place = np.empty((len(raw), self.schema.dense_width), np.float32), 0
         for number in self.schema.dense:
-            self.dense(number, block, dense[:, place : place + number.width])
+            self.dense(number, raw, dense[:, place : place + number.width])
             place += number.width
         return torch.from_numpy(dense)
 
-    def ids(self, feature: CategoricalFeature, block: Block) -> Int64:
+    def ids(self, feature: CategoricalFeature, raw: RawRows) -> Int64:
         """Table rows `[N]` of one single-valued feature; possibly read-only."""
-        column = block.column(feature.source)
+        column = raw.column(feature.source)
         return self._codes[feature.name](column, self._counted(feature.name))
 
-    def ragged(self, feature: CategoricalFeature, block: Block) -> Ragged:
+    def ragged(self, feature: CategoricalFeature, raw: RawRows) -> Ragged:
         """Table rows and weights of one multi-hot feature, its pooling folded into the weights."""
-        lists = block.lists(feature.source)
+        lists = raw.lists(feature.source)
         present, kept = lists.present()
         self._count(f"{feature.name}/null", len(lists.values) - len(present.values))
         rows = self._codes[feature.name](present.column, self._counted(feature.name))
         values, lengths = torch.from_numpy(rows.astype(np.int32)), torch.from_numpy(present.lengths)
         if not self.schema.weighted:
             return Ragged(values, lengths)
-        weights = _declared(feature, block, lists, kept) if feature.weights else np.ones(rows.size)
+        weights = _declared(feature, raw, lists, kept) if feature.weights else np.ones(rows.size)
         return Ragged(values, lengths, torch.from_numpy(_pooled(feature, present.lengths, weights)))
 
-    def dense(self, feature: DenseFeature, block: Block, out: npt.NDArray[np.float32]) -> None:
+    def dense(self, feature: DenseFeature, raw: RawRows, out: npt.NDArray[np.float32]) -> None:
         """Write the inputs `[N, width]` of one dense feature, the indicator last."""
-        column = block.column(feature.source)
+        column = raw.column(feature.source)
         statistics = self.transforms.statistics[feature.name]
         numbers, missing = column.finite_and_missing()
         values = compress(feature, numbers)
@@ -199,14 +199,14 @@ def _pieces(feature: DenseFeature, ends: tuple[float, ...], values: Float) -> np
     return out
 
 
-def _declared(feature: CategoricalFeature, block: Block, ids: Lists, kept: Bool | None) -> Float64:
+def _declared(feature: CategoricalFeature, raw: RawRows, ids: Lists, kept: Bool | None) -> Float64:
     """The per-id weights `[V]` of the feature's `weights` column, without those of null ids."""
-    lists = block.lists(feature.weights)
+    lists = raw.lists(feature.weights)
     unequal = lists.lengths != ids.lengths
     if unequal.any():
         place = int(unequal.argmax())
         raise InputError(
-            f"column {feature.weights!r}, row {block.row(place)}: got {lists.lengths[place]} weights; "
+            f"column {feature.weights!r}, row {raw.row(place)}: got {lists.lengths[place]} weights; "
             f"expected {ids.lengths[place]}, one for each id in column {feature.source!r}"
         )
     weights, missing = lists.column.finite_and_missing()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ranking.data.columns import Block, Float64
+from ranking.data.columns import Float64, RawRows
 from ranking.data.encode import Encoder
 from ranking.data.findings import FeatureSummary, Finding, TaskSummary
 from ranking.data.sketch import SAMPLE_SIZE, Sample
@@ -50,7 +50,7 @@ class Profile:
         cls,
         name: str,
         encoder: Encoder,
-        tables: Iterable[Block | pa.Table],
+        tables: Iterable[RawRows | pa.Table],
         limit: int | None = None,
         sample: int = SAMPLE_SIZE,
     ) -> Profile:
@@ -65,8 +65,8 @@ class Profile:
         """
         split = _Split(name, encoder, sample)
         for table in tables:
-            block = Block.of(table, split.rows)
-            split.add(block if limit is None else block.head(limit - split.rows))
+            raw = RawRows.of(table, split.rows)
+            split.add(raw if limit is None else raw.head(limit - split.rows))
             if split.rows == limit:
                 break
         return split.profile()
@@ -121,12 +121,12 @@ class _Feature:
         self.counters: Counter[str] = Counter()
         self.sample = Sample(sample)
 
-    def add(self, block: Block) -> None:
+    def add(self, raw: RawRows) -> None:
         """Count one block's values of the feature."""
         before = self.encoder.counters.copy()
-        values, empty = _read(self.encoder, self.feature, block)
+        values, empty = _read(self.encoder, self.feature, raw)
         self.counters += self.encoder.counters - before
-        self.rows, self.empty, self.values = self.rows + len(block), self.empty + empty, self.values + values.size
+        self.rows, self.empty, self.values = self.rows + len(raw), self.empty + empty, self.values + values.size
         self.sample.add(values)
         present = values[~np.isnan(values)]
         if present.size:
@@ -190,13 +190,13 @@ class _Split:
         self.tasks = {t.name: _Task(name, t) for t in encoder.schema.tasks}
         self.errors: dict[str, str] = {}
 
-    def add(self, block: Block) -> None:
+    def add(self, raw: RawRows) -> None:
         """Count the next rows of the split in every feature and task."""
-        self.rows += len(block)
+        self.rows += len(raw)
         for feature in self.features.values():
-            self._try(f"feature {feature.feature.name}", feature.add, block)
-        self._try("tasks", self._labels, block)
-        self._try("user", self._groups, block)
+            self._try(f"feature {feature.feature.name}", feature.add, raw)
+        self._try("tasks", self._labels, raw)
+        self._try("user", self._groups, raw)
 
     def profile(self) -> Profile:
         """What was seen so far."""
@@ -209,32 +209,32 @@ class _Split:
             errors=dict(self.errors),
         )
 
-    def _labels(self, block: Block) -> None:
-        labels, observed, masks = targets(self.encoder.schema, block, lambda *_: None)
+    def _labels(self, raw: RawRows) -> None:
+        labels, observed, masks = targets(self.encoder.schema, raw, lambda *_: None)
         for place, task in enumerate(self.tasks.values()):
             task.add(labels[:, place], observed[:, place], masks[:, place])
 
-    def _groups(self, block: Block) -> None:
-        groups(self.encoder.schema, block)
+    def _groups(self, raw: RawRows) -> None:
+        groups(self.encoder.schema, raw)
 
-    def _try(self, where: str, look: Callable[[Block], None], block: Block) -> None:
+    def _try(self, where: str, look: Callable[[RawRows], None], raw: RawRows) -> None:
         if where in self.errors:
             return
         try:
-            look(block)
+            look(raw)
         except InputError as error:
-            self.errors[where] = block.named(error)
+            self.errors[where] = raw.named(error)
 
 
-def _read(encoder: Encoder, feature: Feature, block: Block) -> tuple[Float64, int]:
+def _read(encoder: Encoder, feature: Feature, raw: RawRows) -> tuple[Float64, int]:
     """What drift is measured on, raw numbers or table rows, and how many rows of the block are without a value."""
     if isinstance(feature, DenseFeature):
-        encoder.dense(feature, block, np.empty((len(block), feature.width), np.float32))  # for its checks
-        numbers = block.column(feature.source).numbers()
+        encoder.dense(feature, raw, np.empty((len(raw), feature.width), np.float32))  # for its checks
+        numbers = raw.column(feature.source).numbers()
         return numbers, int(np.isnan(numbers).sum())
     if feature.multi_hot:
-        ragged = encoder.ragged(feature, block)
+        ragged = encoder.ragged(feature, raw)
         return ragged.values.numpy().astype(np.float64), int((ragged.lengths == 0).sum())
     null = f"{feature.name}/null"
     before = encoder.counters[null]
-    return encoder.ids(feature, block).astype(np.float64), encoder.counters[null] - before
+    return encoder.ids(feature, raw).astype(np.float64), encoder.counters[null] - before

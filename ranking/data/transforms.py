@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ranking.data.columns import Block, Column, Float, Float64, RowError
+from ranking.data.columns import Column, Float, Float64, RawRows, RowError
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import blame, file_system
@@ -84,7 +84,7 @@ class Transforms:
     hashed: Mapping[str, KeyType] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, schema: Schema, batches: Iterable[Block | pa.RecordBatch | pa.Table]) -> Transforms:
+    def fit(cls, schema: Schema, batches: Iterable[RawRows | pa.RecordBatch | pa.Table]) -> Transforms:
         """Fit in one pass over `batches`, holding the vocabularies and a bounded sample of what needs quantiles.
 
         Raises:
@@ -92,11 +92,11 @@ class Transforms:
         """
         fit = _Fit(schema)
         for batch in batches:
-            block = Block.of(batch, fit.rows)
+            raw = RawRows.of(batch, fit.rows)
             try:
-                fit.add(block)
+                fit.add(raw)
             except RowError as error:
-                raise InputError(block.named(error)) from None
+                raise InputError(raw.named(error)) from None
         transforms = fit.result()
         transforms.check(schema)
         return transforms
@@ -211,23 +211,23 @@ class _Fit:
         self.counts = {f.table_name: ValueCounts() for f in schema.categorical if isinstance(f.encoding, Vocabulary)}
         self.hashed: dict[str, KeyType] = {}
 
-    def add(self, block: Block) -> None:
+    def add(self, raw: RawRows) -> None:
         """Take the next rows in."""
-        self.rows += len(block)
+        self.rows += len(raw)
         for dense in self.schema.dense:
-            numbers = compress(dense, block.column(dense.source).finite())
+            numbers = compress(dense, raw.column(dense.source).finite())
             self.moments[dense.name].add(numbers)
             if dense.name in self.samples:
                 self.samples[dense.name].add(numbers[~np.isnan(numbers)])
         for feature in self.schema.categorical:
             match feature.encoding:
                 case Vocabulary():
-                    self.counts[feature.table_name].add(_values(block, feature))
+                    self.counts[feature.table_name].add(_values(raw, feature))
                 case Bucketised(boundaries=()):
-                    numbers = _values(block, feature).numbers()
+                    numbers = _values(raw, feature).numbers()
                     self.samples[feature.name].add(numbers[~np.isnan(numbers)])
                 case Hashed():
-                    self._note_type(feature, _values(block, feature))
+                    self._note_type(feature, _values(raw, feature))
 
     def _note_type(self, feature: CategoricalFeature, column: Column) -> None:
         keys = column.keys()
@@ -292,8 +292,8 @@ def _statistics(moments: Moments) -> Statistics:
     return Statistics(count=moments.count, minimum=minimum, maximum=maximum, mean=mean, std=moments.std)
 
 
-def _values(block: Block, feature: CategoricalFeature) -> Column:
-    return block.lists(feature.source).column if feature.multi_hot else block.column(feature.source)
+def _values(raw: RawRows, feature: CategoricalFeature) -> Column:
+    return raw.lists(feature.source).column if feature.multi_hot else raw.column(feature.source)
 
 
 def _settings(feature: DenseFeature | CategoricalFeature) -> dict[str, Any]:

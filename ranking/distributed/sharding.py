@@ -15,7 +15,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-from ranking.distributed.collectives import told
+from ranking.distributed.collectives import collective_error
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, table_of
 from ranking.distributed.settings import ShardingConfig
 from ranking.distributed.world import World
@@ -121,7 +121,7 @@ def _plan(
         return planner.plan(module, [sharder])
     except PlannerError as error:
         reason = str(error).strip().splitlines()[0]
-        raise told(f"sharding: no plan for {world.size} x {device}: {reason}", world) from None
+        raise collective_error(f"sharding: no plan for {world.size} x {device}: {reason}", world) from None
 
 
 def _constraints(schema: Schema, table: str, device: str, config: ShardingConfig) -> ParameterConstraints:

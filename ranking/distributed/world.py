@@ -18,7 +18,7 @@ from ranking.distributed.fbgemm import check_fbgemm
 from ranking.distributed.meeting import meet
 from ranking.distributed.process import die_with_parent, keep_memory
 from ranking.distributed.pulse import Pulse
-from ranking.errors import InputError, ToldError
+from ranking.errors import InputError, RankZeroReportsError
 
 _MALLOC = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
 _REACH = timedelta(seconds=20)  # an agent's store is there before its workers, or the agent has died meanwhile
@@ -45,7 +45,7 @@ class World:
     pulse: Pulse = field(default_factory=Pulse, compare=False)
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this rank reports, logs and writes what all ranks share."""
         return self.rank == 0
 
@@ -126,7 +126,7 @@ def _place(device: str) -> torch.device:
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device: got 'cuda', but torch sees no CUDA device; expected device: cpu on this machine")
     except InputError as error:
-        raise error if speaks() else ToldError(str(error)) from None
+        raise error if speaks() else RankZeroReportsError(str(error)) from None
     if device == "cpu":
         return torch.device("cpu")
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -18,7 +18,7 @@ from ranking.metrics.significance import delong
 from ranking.schema import Frozen
 
 Kind = Literal["binary", "regression"]
-Column = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,12 @@ class Predictions:
 
     names: tuple[str, ...]
     kinds: tuple[Kind, ...]
-    scores: Column
-    labels: Column
+    scores: Array
+    labels: Array
     in_space: Bools
     observed: Bools
-    rows: Column
-    groups: Column | None = None
+    rows: Array
+    groups: Array | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would silently spoil a metric."""
@@ -185,7 +185,7 @@ class _Reporter:
     min_positives: int
     level: float
 
-    def space(self, kind: Kind, scores: Column, labels: Column, groups: Column | None) -> SpaceReport:
+    def space(self, kind: Kind, scores: Array, labels: Array, groups: Array | None) -> SpaceReport:
         """Report one task over the rows of one space, columns `[N]`."""
         rows, binary = len(scores), kind == "binary"
         positives = int(np.count_nonzero(labels == 1)) if binary else None
@@ -202,7 +202,7 @@ class _Reporter:
             values |= self._ranking(scores, labels, groups) if binary else {}
         return SpaceReport(rows=rows, positives=positives, undefined=lacking, **values)
 
-    def _lacking(self, labels: Column, positives: int | None) -> str | None:
+    def _lacking(self, labels: Array, positives: int | None) -> str | None:
         """Why metrics that tell labels apart are undefined here, or None where they are not."""
         if positives is None:
             return "constant label" if np.ptp(labels) == 0 else None
@@ -211,7 +211,7 @@ class _Reporter:
                 return f"{count} {name} in {len(labels)} rows, {max(self.min_positives, 1)} needed"
         return None
 
-    def _plain(self, scores: Column, labels: Column, binary: bool) -> dict[str, Any]:
+    def _plain(self, scores: Array, labels: Array, binary: bool) -> dict[str, Any]:
         """Means over rows, defined whatever the labels are."""
         return {
             "mean_label": float(labels.mean()),
@@ -222,7 +222,7 @@ class _Reporter:
             "log_loss": log_loss(scores, labels) if binary else None,
         }
 
-    def _ranking(self, scores: Column, labels: Column, groups: Column | None) -> dict[str, Any]:
+    def _ranking(self, scores: Array, labels: Array, groups: Array | None) -> dict[str, Any]:
         """Metrics of a binary task that need both classes."""
         interval = delong(scores, labels, self.level)
         grouped = None if groups is None else gauc(scores, labels, groups)

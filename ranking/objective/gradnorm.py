@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ranking.distributed.collectives import sum_in_place
+from ranking.distributed.collectives import all_reduce_device
 from ranking.objective.gradients import SharedLayer, task_gradients
 from ranking.objective.static import StaticWeighting, WeighingConfig
 from ranking.schema import Task
@@ -57,7 +57,7 @@ class GradNormWeighting(StaticWeighting):
             return
         gradients = task_gradients(shares, self.layer)
         with torch.no_grad():
-            whole = sum_in_place(torch.cat([gradients, shares.detach().unsqueeze(1)], dim=1))
+            whole = all_reduce_device(torch.cat([gradients, shares.detach().unsqueeze(1)], dim=1))
             self._move(whole[:, :-1].norm(dim=1), whole[:, -1], present)
 
     def _move(self, norms: Tensor, losses: Tensor, present: Tensor) -> None:

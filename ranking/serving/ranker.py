@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.encode import Encoder, as_table
 from ranking.models.base import predictions
 from ranking.models.ranker import RankingModel
@@ -99,7 +99,7 @@ class Ranker:
         factor = self.description.fusion.length
         if factor is None:
             return None
-        column = Block(table, index.numpy()).column(factor.column)
+        column = RawRows(table, index.numpy()).column(factor.column)
         values = column.finite()
         missing = np.isnan(values)
         if missing.any():

@@ -1,1 +1,1 @@
-"""Tracking: the MLflow run and its spool, figures, the model card, the registry."""
+"""Tracking: the MLflow run and its spool, figures, the model card, logs and the metrics file."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ranking.redact import redact
 from ranking.schema import Frozen, Task
-from ranking.tracking.redact import redact
 
 _TEMPLATE = """---
 {{ card_data }}

@@ -32,7 +32,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_MODEL_IS_EXTERNAL
 
-from ranking.tracking.redact import redact_text
+from ranking.redact import redact_text
 from ranking.tracking.spool import Event, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ Entity = Metric | Param | RunTag
 
 
 @dataclass
-class Identity:
+class RunIdentity:
     """What ties a run directory to one MLflow run: `run.json`.
 
     The id is drawn here and tagged on the run, so that a run created just before a crash is found again.
@@ -59,7 +59,7 @@ class Identity:
     experiment_id: str = ""
 
     @classmethod
-    def load(cls, directory: Path) -> Identity | None:
+    def load(cls, directory: Path) -> RunIdentity | None:
         """The identity kept in `directory`, None where no run began."""
         path = directory / "run.json"
         return cls(**json.loads(path.read_bytes())) if path.exists() else None
@@ -101,7 +101,7 @@ class MlflowSink:
         """
         self._directory, self._uri = directory, uri
         self._experiment, self._artifact_location, self._run_name = experiment, artifact_location, run_name
-        identity = Identity.load(directory)
+        identity = RunIdentity.load(directory)
         if identity is None:
             raise FileNotFoundError(directory / "run.json")
         self.identity = identity

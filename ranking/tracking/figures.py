@@ -19,7 +19,7 @@ _COLUMNS = 3
 _BINS = 40
 
 
-class Scored(NamedTuple):
+class TaskScores(NamedTuple):
     """Labels and scores of one task inside its sample space, both `[N]`."""
 
     kind: Literal["binary", "regression"]
@@ -89,7 +89,7 @@ def calibration(curves: Mapping[str, tuple[Vector, Vector, Vector]]) -> Figure:
     return figure
 
 
-def histograms(tasks: Mapping[str, Scored]) -> Figure:
+def histograms(tasks: Mapping[str, TaskScores]) -> Figure:
     """Distribution of the scores: split by label for binary tasks, beside the labels for regression tasks."""
     figure, panels = _panels("Scores and labels", list(tasks), "score")
     for task, axes in panels.items():

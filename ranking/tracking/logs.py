@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from ranking.distributed.world import keep_mlflow_from_logging
+from ranking.redact import redact_text
 from ranking.schema import Frozen
-from ranking.tracking.redact import redact_text
 
 Fact = str | int | None | Callable[[], str | int | None]
 

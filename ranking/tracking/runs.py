@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 
 from ranking.distributed.world import built_from
 from ranking.errors import InputError
+from ranking.redact import redact, redact_text
 from ranking.schema import Frozen
-from ranking.tracking.redact import redact, redact_text
 from ranking.tracking.spool import Spool
 from ranking.tracking.system import SystemMetrics
 
@@ -177,13 +177,13 @@ class Run(NullRun):
 
         Secrets are masked before anything is written, to the spool as well.
         """
-        from ranking.tracking.delivery import Identity  # importing MLflow takes seconds, and only rank 0 needs it
+        from ranking.tracking.delivery import RunIdentity  # importing MLflow takes seconds, and only rank 0 needs it
 
         system = SystemMetrics() if config.system_metrics else None
         folder = directory / "tracking"
-        begun = Identity.load(folder) is not None
+        begun = RunIdentity.load(folder) is not None
         if not begun:
-            Identity(uuid.uuid4().hex, _now()).save(folder)
+            RunIdentity(uuid.uuid4().hex, _now()).save(folder)
         run = cls(config, folder, dataset)
         run.continued = begun
         settings = resolved_config if isinstance(resolved_config, Mapping) else yaml.safe_load(resolved_config)

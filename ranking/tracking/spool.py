@@ -19,7 +19,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
-from ranking.tracking.redact import redact_text
+from ranking.redact import redact_text
 
 logger = logging.getLogger(__name__)
 

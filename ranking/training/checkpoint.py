@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ranking.distributed.collectives import gather, lead, share, told
+from ranking.distributed.collectives import all_gather, broadcast, collective_error, on_rank_zero
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.training.commits import (
@@ -42,7 +42,7 @@ from ranking.training.commits import (
     verify,
     write,
 )
-from ranking.training.layout import Laid, LaidLoadPlanner, LaidSavePlanner, lay, outlines
+from ranking.training.layout import LayoutLoadPlanner, LayoutSavePlanner, TensorLayout, layout_of, outlines
 from ranking.training.state import Progress, TrainState
 from ranking.training.stored import Stored, one_line, reason
 
@@ -90,7 +90,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Remove what killed saves left; all ranks call it, once they know that no other job writes here."""
-        lead(lambda: sweep(self.directory), self.world)
+        on_rank_zero(lambda: sweep(self.directory), self.world)
 
     def save(self, state: TrainState, score: float | None) -> Commit:
         """Write, verify and commit the state of all ranks.
@@ -106,25 +106,25 @@ class Checkpoints:
             InputError: another process already committed this step, or owns the directory now.
             SaveError: a rank could not write.
         """
-        return self.publish(state.laid(), state.progress, score)
+        return self.publish(state.checkpoint_tensors(), state.progress, score)
 
-    def publish(self, tensors: Mapping[str, Laid], progress: Progress, score: float | None) -> Commit:
-        """`save`, of a state that was laid out before; from any thread, one at a time."""
+    def publish(self, tensors: Mapping[str, TensorLayout], progress: Progress, score: float | None) -> Commit:
+        """`save`, of tensors copied before; from any thread, one at a time."""
         world = self._together
-        path = self.directory / "attempts" / share(f"{progress.step:020d}-{uuid.uuid4().hex[:8]}", world)
+        path = self.directory / "attempts" / broadcast(f"{progress.step:020d}-{uuid.uuid4().hex[:8]}", world)
         try:
-            _agree(lambda: self._begin(path) if world.leads else None, world)
+            _agree(lambda: self._begin(path) if world.is_rank_zero else None, world)
             _write(tensors, path, world)
             parts = _agree(lambda: self._finish(path, progress), world)
             files = {name: entry for part in parts for name, entry in part.items()}
             commit = Commit(step=progress.step, attempt=path.name, score=score, files=files, world_size=self.world.size)
-            _agree(lambda: self._commit(commit) if world.leads else None, world)
+            _agree(lambda: self._commit(commit) if world.is_rank_zero else None, world)
         except (SaveError, InputError):
-            if world.leads:
+            if world.is_rank_zero:
                 remove(path)
-            share(None, world)  # nobody goes on, or tries again, before it is gone
+            broadcast(None, world)  # nobody goes on, or tries again, before it is gone
             raise
-        return share(commit, world)
+        return broadcast(commit, world)
 
     def restore(self, state: TrainState) -> Progress | None:
         """Load the newest checkpoint whose bytes are intact; damaged ones are set aside, to be written again.
@@ -138,12 +138,12 @@ class Checkpoints:
         Raises:
             InputError: it holds another model or optimizer.
         """
-        for commit in reversed(lead(self.commits, self.world)):
+        for commit in reversed(on_rank_zero(self.commits, self.world)):
             damage = self._damage(commit)
             if damage is None:
                 self._restored = commit
                 return self._fill(state, commit)
-            if self.world.leads:
+            if self.world.is_rank_zero:
                 log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
                 set_aside(self.directory, commit)
         return None
@@ -156,7 +156,7 @@ class Checkpoints:
         """
         damage = self._damage(commit)
         if damage is not None:
-            raise told(damage, self.world)
+            raise collective_error(damage, self.world)
         return self._fill(state, commit)
 
     def prepare(self) -> None:
@@ -175,7 +175,7 @@ class Checkpoints:
     def _finish(self, path: Path, progress: Progress) -> dict[str, tuple[int, str]]:
         """This rank's files, read back."""
         names = [file.name for file in path.glob(f"__{self.world.rank}_*")]
-        if self.world.leads:
+        if self.world.is_rank_zero:
             write(path / "progress.json", progress.model_dump_json())
             names += [".metadata", "progress.json"]
         return hashes(path, names)
@@ -206,8 +206,8 @@ class Checkpoints:
         rng = state.rng()
         if commit.world_size != self.world.size or not rng.keys() <= shapes.keys():
             rng = {}  # of other ranks, or of another device
-        laid = tensors | {name: lay(value) for name, value in rng.items()}
-        targets = {name: value.target(shapes[name]) for name, value in laid.items()}
+        layout = tensors | {name: layout_of(value) for name, value in rng.items()}
+        targets = {name: value.target(shapes[name]) for name, value in layout.items()}
         self._read(stored, {name: target for name, (target, _) in targets.items()})
         for _, carry in targets.values():
             carry()
@@ -219,21 +219,23 @@ class Checkpoints:
 
     def _opened(self, commit: Commit) -> Stored:
         """Every rank's reader; a commit that rank 0 cannot open is nobody's."""
-        lead(lambda: bool(Stored(self.directory, commit).shapes), self.world)
+        on_rank_zero(lambda: bool(Stored(self.directory, commit).shapes), self.world)
         return Stored(self.directory, commit)
 
-    def _read(self, stored: Stored, targets: dict[str, Laid]) -> None:
+    def _read(self, stored: Stored, targets: dict[str, TensorLayout]) -> None:
         try:
-            dcp.load(targets, storage_reader=stored, planner=LaidLoadPlanner(), process_group=self._together.control)
+            dcp.load(targets, storage_reader=stored, planner=LayoutLoadPlanner(), process_group=self._together.control)
         except CheckpointException as error:
-            raise told(f"{stored.path}: cannot be read: {reason(error)}", self.world) from None
+            raise collective_error(f"{stored.path}: cannot be read: {reason(error)}", self.world) from None
 
-    def _require_same(self, commit: Commit, live: Mapping[str, Laid], kept: Mapping[str, tuple[int, ...]]) -> None:
+    def _require_same(
+        self, commit: Commit, live: Mapping[str, TensorLayout], kept: Mapping[str, tuple[int, ...]]
+    ) -> None:
         for name in sorted(name for name in live.keys() | kept if not name.startswith("rng/")):
             if name not in live or name not in kept or not live[name].fits(kept[name]):
                 found, wanted = kept.get(name, "missing"), live[name].shape if name in live else "none"
                 where = f"checkpoint of step {commit.step}: {name}"
-                raise told(f"{where}: got shape {found}; expected {wanted}, as configured now", self.world)
+                raise collective_error(f"{where}: got shape {found}; expected {wanted}, as configured now", self.world)
 
 
 def _agree(work: Callable[[], T], world: World) -> list[T]:
@@ -245,17 +247,17 @@ def _agree(work: Callable[[], T], world: World) -> list[T]:
         refusal = str(error), error.code
     except Exception as error:
         failure = f"rank {world.rank}: {one_line(error)}"
-    found = gather((value, refusal, failure), world)
+    found = all_gather((value, refusal, failure), world)
     for _, refused, failed in found:
         if refused or failed:
-            raise told(refused[0], world, refused[1]) if refused else SaveError(failed)
+            raise collective_error(refused[0], world, refused[1]) if refused else SaveError(failed)
     return [value for value, _, _ in found]  # type: ignore[misc]  # no rank failed
 
 
-def _write(tensors: Mapping[str, Laid], path: Path, world: World) -> None:
+def _write(tensors: Mapping[str, TensorLayout], path: Path, world: World) -> None:
     writer = FileSystemWriter(path, sync_files=True)
     try:
-        dcp.save(dict(tensors), storage_writer=writer, planner=LaidSavePlanner(), process_group=world.control)
+        dcp.save(dict(tensors), storage_writer=writer, planner=LayoutSavePlanner(), process_group=world.control)
     except CheckpointException as error:  # no Exception: it would pass whoever handles those
         raise SaveError(reason(error)) from None
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ranking.distributed.collectives import gather_rows, share
+from ranking.distributed.collectives import broadcast, gather_rows
 from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport, Predictions, evaluate_predictions
 from ranking.models.base import predictions
@@ -71,12 +71,12 @@ def evaluate(
         model.train(training)
     parts = {name: gather_rows(values, world) for name, values in columns.items()}
     gates, experts = watch.found(world)
-    found = _predictions(schema, parts) if world.leads else None
+    found = _predictions(schema, parts) if world.is_rank_zero else None
     report = None
     if found is not None:
         report = evaluate_predictions(found, step, config.min_positives, config.confidence)
         report = report.model_copy(update={"experts": experts})
-    return Evaluation(share(report, world), gates, found)  # type: ignore[arg-type]  # rank 0's is set
+    return Evaluation(broadcast(report, world), gates, found)  # type: ignore[arg-type]  # rank 0's is set
 
 
 def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: GateWatch) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ranking.batch import RankingBatch
 from ranking.data.plan import Position
 from ranking.data.quarantine import Quarantine
-from ranking.distributed.collectives import gather, told
+from ranking.distributed.collectives import all_gather, collective_error
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.rows import Rows
@@ -104,8 +104,8 @@ class Feed(Iterator[RankingBatch]):
         self._world.pulse.beat("waiting for the other ranks")
         self._ahead, status, tasks = None, agree(), len(self._schema.tasks)
         if status[tasks]:
-            text, code = next(problem for problem in gather(error, self._world) if problem)
-            raise told(text, self._world, code)
+            text, code = next(problem for problem in all_gather(error, self._world) if problem)
+            raise collective_error(text, self._world, code)
         if status[tasks + 2]:
             self._tell_of_damage()
         if status[tasks + 1] or item is None:
@@ -141,9 +141,9 @@ class Feed(Iterator[RankingBatch]):
     def _tell_of_damage(self) -> None:
         assert self._quarantine is not None  # a rank has found something, and all ranks are built alike
         try:
-            self._quarantine.agree(gather(self._quarantine.found, self._world), tell=self._world.leads)
+            self._quarantine.agree(all_gather(self._quarantine.found, self._world), tell=self._world.is_rank_zero)
         except InputError as error:
-            raise told(str(error), self._world) from None
+            raise collective_error(str(error), self._world) from None
 
     def _fetch(self) -> tuple[tuple[Position, Rows] | None, _Problem | None]:
         began = time.perf_counter()

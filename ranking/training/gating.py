@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ranking.distributed.collectives import gather_rows, sum_across
+from ranking.distributed.collectives import all_reduce_host, gather_rows
 from ranking.distributed.world import World
 from ranking.metrics.gating import MixtureHealth, dead_share, gate_health, similarity
 from ranking.nn.experts import GroupedMLP
@@ -102,7 +102,7 @@ class _Mixture:
         found = {}
         for key, sums in self.sums.items():
             gate = self.gates[key]
-            total = sum_across(sums.cpu(), world)
+            total = all_reduce_host(sums.cpu(), world)
             mean = (total[:-1] / total[-1].clamp(min=1)).numpy()
             found[key] = mean[gate.gates :].reshape(gate.gates, gate.experts), mean[: gate.gates]
         return found
@@ -150,7 +150,7 @@ class _Mixture:
         active = [units.flatten().cpu() for _, units in sorted(self.active.items())]
         if not active:
             return None
-        return float((sum_across(torch.cat(active).double(), world) == 0).double().mean())
+        return float((all_reduce_host(torch.cat(active).double(), world) == 0).double().mean())
 
     def _similarity(self, world: World) -> float | None:
         if self.sample is None:

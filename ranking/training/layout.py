@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorPropertie
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from ranking.distributed.collectives import gather
+from ranking.distributed.collectives import all_gather
 from ranking.distributed.sharding import local_parts
 from ranking.distributed.world import World
 
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Laid:
+class TensorLayout:
     """A whole tensor by the parts this rank holds; a replicated one is a single part on every rank.
 
     Attributes:
@@ -59,20 +59,20 @@ class Laid:
     parts: tuple[Part, ...]
 
     @torch.no_grad()
-    def copied(self, memory: Laid | None = None) -> Laid:
-        """The same content in host memory of its own: that of an earlier copy where it was laid the same way."""
+    def copied(self, memory: TensorLayout | None = None) -> TensorLayout:
+        """The same content in host memory of its own: that of an earlier copy where the layout is the same."""
         taken = memory.parts if memory is not None else ()
         if [_form(part) for part in taken] != [_form(part) for part in self.parts]:
             taken = tuple(Part(torch.empty_like(part.tensor, device="cpu"), part.offsets) for part in self.parts)
         for part, own in zip(self.parts, taken, strict=True):
             own.tensor.copy_(part.tensor)
-        return Laid(self.shape, taken)
+        return TensorLayout(self.shape, taken)
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a saved tensor of this shape can be loaded."""
         return tuple(shape) == self.shape
 
-    def target(self, shape: Sequence[int]) -> tuple[Laid, Callable[[], None]]:
+    def target(self, shape: Sequence[int]) -> tuple[TensorLayout, Callable[[], None]]:
         """What a saved tensor of a fitting shape is read into, and what then carries it into live memory."""
         return self, _nothing
 
@@ -99,7 +99,7 @@ class Laid:
 
 
 @dataclass(frozen=True)
-class RowWise(Laid):
+class RowWiseLayout(TensorLayout):
     """State `[R, C]` with one value per row and column block.
 
     Attributes:
@@ -112,15 +112,15 @@ class RowWise(Laid):
         """Any number of equal column blocks can be loaded."""
         return len(shape) == 2 and shape[0] == self.shape[0] and self.columns % shape[1] == 0
 
-    def target(self, shape: Sequence[int]) -> tuple[Laid, Callable[[], None]]:
-        """See `Laid.target`: saved blocks are averaged over the columns of this rank's shards."""
+    def target(self, shape: Sequence[int]) -> tuple[TensorLayout, Callable[[], None]]:
+        """See `TensorLayout.target`: saved blocks are averaged over the columns of this rank's shards."""
         averages = [_Average.of(part, self.columns // self.shape[1], self.columns // shape[1]) for part in self.parts]
 
         def carry() -> None:
             for average in averages:
                 average.carry()
 
-        return Laid(tuple(shape), tuple(average.read for average in averages)), carry
+        return TensorLayout(tuple(shape), tuple(average.read for average in averages)), carry
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Average:
         self.values[:, 0].copy_(mean)
 
 
-def lay(value: Tensor | ShardedTensor) -> Laid:
+def layout_of(value: Tensor | ShardedTensor) -> TensorLayout:
     """Parts of a tensor that is replicated, or sharded by TorchRec."""
     shape = tuple(value.size())
     padding = (0,) * len(shape)
@@ -163,10 +163,10 @@ def lay(value: Tensor | ShardedTensor) -> Laid:
         for tensor, row, column in local_parts(value)
         if tensor.numel()
     )
-    return Laid(shape, tuple(parts))
+    return TensorLayout(shape, tuple(parts))
 
 
-def lay_fused(state: ShardedTensor, weight: ShardedTensor) -> Laid:
+def fused_layout(state: ShardedTensor, weight: ShardedTensor) -> TensorLayout:
     """Parts of a fused optimizer's state `[R]` or `[R, D]`, one per shard of the weight `[R, D]` and in its order."""
     shape = tuple(weight.size())
     parts: list[tuple[Tensor, int, int, int]] = []  # beginning with what row and column, how many columns
@@ -175,25 +175,25 @@ def lay_fused(state: ShardedTensor, weight: ShardedTensor) -> Laid:
         if kept.tensor.numel():
             parts.append((kept.tensor, row, column, own.metadata.shard_sizes[1]))
     if len(state.size()) == 2:
-        return Laid(shape, tuple(Part(tensor, (row, column)) for tensor, row, column, _ in parts))
+        return TensorLayout(shape, tuple(Part(tensor, (row, column)) for tensor, row, column, _ in parts))
     bounds = [n for each in weight.metadata().shards_metadata for n in (each.shard_offsets[1], each.shard_sizes[1])]
     block = math.gcd(*bounds)
     return _row_wise([(tensor, row, col // block, width // block) for tensor, row, col, width in parts], shape, block)
 
 
-def lay_row_wise(state: Tensor, weight: Tensor) -> RowWise:
+def row_wise_layout(state: Tensor, weight: Tensor) -> RowWiseLayout:
     """State `[R, 1]` of a replicated table."""
     return _row_wise([(state.view(-1), 0, 0, 1)], weight.shape, weight.shape[1])
 
 
-def outlines(tensors: Mapping[str, Laid], world: World) -> dict[str, Laid]:
+def outlines(tensors: Mapping[str, TensorLayout], world: World) -> dict[str, TensorLayout]:
     """All ranks' tensors by name, without content: a rank knows no more than the tables it holds."""
-    found = gather({name: replace(value, parts=()) for name, value in tensors.items()}, world)
+    found = all_gather({name: replace(value, parts=()) for name, value in tensors.items()}, world)
     return {name: value for own in found for name, value in own.items()}
 
 
-class LaidSavePlanner(DefaultSavePlanner):
-    """DCP's plan to write `Laid` by name."""
+class LayoutSavePlanner(DefaultSavePlanner):
+    """DCP's plan to write `TensorLayout` by name."""
 
     def __init__(self) -> None:
         """Take the tensors as they are."""
@@ -201,7 +201,7 @@ class LaidSavePlanner(DefaultSavePlanner):
 
     def create_local_plan(self) -> SavePlan:
         """Every part of this rank."""
-        self.plan = SavePlan([item for name, laid in self.state_dict.items() for item in laid.writes(name)])
+        self.plan = SavePlan([item for name, layout in self.state_dict.items() for item in layout.writes(name)])
         return self.plan
 
     def lookup_object(self, index: MetadataIndex) -> Tensor:
@@ -209,11 +209,11 @@ class LaidSavePlanner(DefaultSavePlanner):
         return self.state_dict[index.fqn].at(index.offset)  # type: ignore[no-any-return]
 
 
-class LaidLoadPlanner(DefaultLoadPlanner):
-    """DCP's plan to read into `Laid` by name; never unpickles an object."""
+class LayoutLoadPlanner(DefaultLoadPlanner):
+    """DCP's plan to read into `TensorLayout` by name; never unpickles an object."""
 
     def set_up_planner(
-        self, state_dict: dict[str, Laid], metadata: Metadata | None = None, is_coordinator: bool = False
+        self, state_dict: dict[str, TensorLayout], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
         """Take the tensors as they are."""
         self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
@@ -222,28 +222,28 @@ class LaidLoadPlanner(DefaultLoadPlanner):
         """What overlaps with this rank's parts."""
         assert self.metadata is not None
         saved, items = self.metadata.state_dict_metadata, []
-        for name, laid in self.state_dict.items():
+        for name, layout in self.state_dict.items():
             entry = saved[name]
             assert isinstance(entry, TensorStorageMetadata)  # `Stored` lets no other pass
-            items += create_read_items_for_chunk_list(name, entry, laid.chunks())
+            items += create_read_items_for_chunk_list(name, entry, layout.chunks())
         return LoadPlan(items)
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
         """The part that an item of the plan reads into; shards may read the same block."""
-        laid: Laid = self.state_dict[index.fqn]
+        layout: TensorLayout = self.state_dict[index.fqn]
         assert index.index is not None
-        return laid.parts[index.index].tensor
+        return layout.parts[index.index].tensor
 
     def load_bytes(self, read_item: object, value: object) -> None:
         """Refuse what is no tensor."""
         raise ValueError("got a pickled object; expected tensors only")
 
 
-def _row_wise(parts: Sequence[tuple[Tensor, int, int, int]], shape: Sequence[int], block: int) -> RowWise:
+def _row_wise(parts: Sequence[tuple[Tensor, int, int, int]], shape: Sequence[int], block: int) -> RowWiseLayout:
     """From values `[r]`, first row, first block and number of blocks of every shard."""
     rows, columns = shape
-    laid = (Part(values.unsqueeze(1).expand(-1, blocks), (row, first)) for values, row, first, blocks in parts)
-    return RowWise((rows, columns // block), tuple(laid), columns)
+    layout = (Part(values.unsqueeze(1).expand(-1, blocks), (row, first)) for values, row, first, blocks in parts)
+    return RowWiseLayout((rows, columns // block), tuple(layout), columns)
 
 
 def _form(part: Part) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:

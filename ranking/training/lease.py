@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ranking.distributed.collectives import lead
+from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.process import Process
 from ranking.distributed.world import World
 from ranking.errors import InputError
@@ -174,7 +174,7 @@ def hold(directory: Path, world: World) -> Iterator[Callable[[], None]]:
         kept.append(Lease.take(directory / "lease", lost=lambda line: setattr(world.pulse, "trouble", line)))
         return fresh
 
-    fresh = lead(take, world)
+    fresh = on_rank_zero(take, world)
     try:
         yield kept[0].fence if kept else lambda: None
     finally:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import sum_in_place
+from ranking.distributed.collectives import all_reduce_device
 from ranking.distributed.world import World
 from ranking.metrics import Predictions, paired_bootstrap, paired_delong, r2, roc_auc
 from ranking.objective.gradients import task_gradients
@@ -22,7 +22,7 @@ from ranking.training.settings import CompareConfig
 from ranking.training.step import TrainStep
 
 
-class Entry(Frozen):
+class TaskComparison(Frozen):
     """One task of the ledger.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ledger(Frozen):
     model: str
     split: str
     confidence: float
-    entries: tuple[Entry, ...]
+    entries: tuple[TaskComparison, ...]
     tasks: tuple[str, ...]
     cosines: tuple[tuple[float | None, ...], ...] | None
     gradient_batches: int
@@ -132,7 +132,9 @@ class Ledger(Frozen):
         )
 
 
-def entry(task: str, alone: Predictions, shared: Predictions, config: CompareConfig, steps: tuple[int, int]) -> Entry:
+def compare_task(
+    task: str, alone: Predictions, shared: Predictions, config: CompareConfig, steps: tuple[int, int]
+) -> TaskComparison:
     """Compare two models of one task on the same rows, in its sample space.
 
     Args:
@@ -155,7 +157,7 @@ def entry(task: str, alone: Predictions, shared: Predictions, config: CompareCon
         difference = paired_delong(left, right, labels, config.confidence)
     else:
         difference = paired_bootstrap(r2, left, right, labels, n=config.resamples, level=config.confidence)
-    return Entry(
+    return TaskComparison(
         task=task,
         metric="auc" if binary else "r2",
         rows=len(labels),
@@ -189,7 +191,9 @@ def gradient_cosines(step: TrainStep, batches: Iterable[RankingBatch], count: in
         moved = batch.to(world.device)
         logits = step.model(moved.sparse, moved.dense)
         shares = step.objective.task_losses(logits, moved.labels, moved.masks, moved.counts)
-        unit = functional.normalize(sum_in_place(task_gradients(shares, step.model.architecture.shared_layer)).double())
+        unit = functional.normalize(
+            all_reduce_device(task_gradients(shares, step.model.architecture.shared_layer)).double()
+        )
         there = (unit.norm(dim=1) > 0).double()
         total, seen = total + (unit @ unit.t()).cpu(), seen + torch.outer(there, there).cpu()
     step.train(training)

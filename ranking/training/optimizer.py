@@ -14,7 +14,7 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ranking.distributed.embeddings import TableOptimizer
-from ranking.training.layout import Laid, lay, lay_fused, lay_row_wise
+from ranking.training.layout import TensorLayout, fused_layout, layout_of, row_wise_layout
 from ranking.training.settings import DenseOptimizerConfig, OptimizerConfig, ScheduleConfig
 
 _SECOND = "exp_avg_sq"
@@ -95,14 +95,14 @@ class Optimizers:
             optimizer.step()
         self.updates += 1
 
-    def tensors(self) -> dict[str, Laid]:
+    def tensors(self) -> dict[str, TensorLayout]:
         """All optimizer state by stable names, in place: what a checkpoint saves and loads into."""
-        state: dict[str, Laid] = {}
+        state: dict[str, TensorLayout] = {}
         for name, weight in self.fused.params.items():
             own = {key.rsplit(".", 1)[-1]: value for key, value in self.fused.state[weight].items()}
-            state |= {f"{name}/{_name(key, own)}": lay_fused(value, weight) for key, value in own.items()}
+            state |= {f"{name}/{_name(key, own)}": fused_layout(value, weight) for key, value in own.items()}
             if _SECOND in own:
-                state[f"{name}/step"] = lay(self.updates)
+                state[f"{name}/step"] = layout_of(self.updates)
         for optimizer in self.local:
             for parameter, entries in _initialised(optimizer):
                 name = self.names[parameter]
@@ -121,12 +121,12 @@ def _name(key: str, keys: Iterable[str]) -> str:
 
 def _laid(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, entries: Mapping[str, Any]
-) -> Iterator[tuple[str, Laid]]:
+) -> Iterator[tuple[str, TensorLayout]]:
     """State of one parameter; Adagrad's step matters to a decay of its own only, and fused tables have none."""
     adagrad = isinstance(optimizer, RowWiseAdagrad | torch.optim.Adagrad)
     for key, value in entries.items():
         if isinstance(value, Tensor) and not (adagrad and key == "step"):
-            yield key, lay_row_wise(value, parameter) if isinstance(optimizer, RowWiseAdagrad) else lay(value)
+            yield key, row_wise_layout(value, parameter) if isinstance(optimizer, RowWiseAdagrad) else layout_of(value)
 
 
 def _dense(parameters: list[nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:

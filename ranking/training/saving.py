@@ -11,11 +11,11 @@ from threading import Thread
 from types import TracebackType
 from typing import Self
 
-from ranking.distributed.collectives import told
+from ranking.distributed.collectives import collective_error
 from ranking.errors import InputError, ServiceError
 from ranking.training.checkpoint import Checkpoints, SaveError
 from ranking.training.commits import Commit
-from ranking.training.layout import Laid
+from ranking.training.layout import TensorLayout
 from ranking.training.state import Progress, TrainState
 from ranking.training.stored import one_line
 
@@ -41,7 +41,7 @@ class Saves:
         """Nothing is in flight."""
         self.checkpoints, self.failures = checkpoints, 0
         self._flight: _Flight | None = None
-        self._copies: dict[str, Laid] = {}  # kept between saves: fresh memory costs more than the copy itself
+        self._copies: dict[str, TensorLayout] = {}  # kept between saves: fresh memory costs more than the copy itself
         self._lost = ""
 
     def save(self, state: TrainState, score: float | None, then: Then) -> None:
@@ -57,9 +57,9 @@ class Saves:
             InputError: the directory is another job's now.
         """
         self.settle()
-        apart, tensors = self.checkpoints.config.mode == "async", state.laid()
+        apart, tensors = self.checkpoints.config.mode == "async", state.checkpoint_tensors()
         if apart:
-            tensors = {name: laid.copied(self._copies.get(name)) for name, laid in tensors.items()}
+            tensors = {name: layout.copied(self._copies.get(name)) for name, layout in tensors.items()}
             self._copies = tensors
         self._flight = _Flight(self.checkpoints, tensors, state.progress, score, then)
         if not apart:
@@ -87,7 +87,7 @@ class Saves:
             self._lost = f"{self.checkpoints.directory}: step {flight.step} was not saved: {error}"
             if self.checkpoints.config.on_failure == "stop":
                 self.finish()
-            if self.checkpoints.world.leads:
+            if self.checkpoints.world.is_rank_zero:
                 log.error("%s; the checkpoints before are intact, the next save tries again", self._lost)
 
     def finish(self) -> None:
@@ -99,7 +99,7 @@ class Saves:
         self.settle()
         if self._lost:
             line = f"{self._lost}; expected room to write: the checkpoints before are intact, the same command goes on"
-            raise told(line, self.checkpoints.world, ServiceError.code)
+            raise collective_error(line, self.checkpoints.world, ServiceError.code)
 
     def __enter__(self) -> Self:
         """The saves themselves."""
@@ -117,7 +117,7 @@ class _Flight:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        tensors: Mapping[str, Laid],
+        tensors: Mapping[str, TensorLayout],
         progress: Progress,
         score: float | None,
         then: Then,

@@ -15,7 +15,7 @@ from ranking.data.quarantine import Damage
 from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport
 from ranking.schema import Frozen
-from ranking.training.layout import Laid, lay
+from ranking.training.layout import TensorLayout, layout_of
 from ranking.training.optimizer import Optimizers
 
 
@@ -91,15 +91,15 @@ class TrainState:
     world: World
     progress: Progress = field(default_factory=Progress)
 
-    def tensors(self) -> dict[str, Laid]:
+    def tensors(self) -> dict[str, TensorLayout]:
         """All tensors of the run by stable names, to be saved from or loaded into in place."""
-        state = {f"model/{name}": lay(value) for name, value in self.model.state_dict().items()}
+        state = {f"model/{name}": layout_of(value) for name, value in self.model.state_dict().items()}
         state |= {f"optimizer/{name}": value for name, value in self.optimizers.tensors().items()}
         return state
 
-    def laid(self) -> dict[str, Laid]:
+    def checkpoint_tensors(self) -> dict[str, TensorLayout]:
         """Everything a checkpoint of this rank holds but the progress."""
-        return self.tensors() | {name: lay(value) for name, value in self.rng().items()}
+        return self.tensors() | {name: layout_of(value) for name, value in self.rng().items()}
 
     def rng(self) -> dict[str, Tensor]:
         """This rank's random state, under a name of its own."""

@@ -14,7 +14,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from ranking.batch import RankingBatch
-from ranking.distributed.collectives import gather, told
+from ranking.distributed.collectives import all_gather, collective_error
 from ranking.distributed.world import World
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -143,8 +143,8 @@ class EagerPipeline:
     def _require_finite(self, answer: Callable[[], Tensor], loss: Tensor, output: Output) -> None:
         if not answer().item():
             return
-        losses, places = zip(*gather((loss.item(), self._suspect(output)), self.world), strict=True)
-        raise told(
+        losses, places = zip(*all_gather((loss.item(), self._suspect(output)), self.world), strict=True)
+        raise collective_error(
             f"step {output.batch.step}: the loss is not finite (by rank: {list(losses)}; first in "
             f"{next(filter(None, places), 'no row')}); expected finite features, labels and weights: lower "
             "the learning rate or run doctor",

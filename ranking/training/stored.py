@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from ranking.errors import InputError
 from ranking.training.commits import Commit, attempt_path
-from ranking.training.layout import LaidLoadPlanner, lay
+from ranking.training.layout import LayoutLoadPlanner, layout_of
 
 _ALLOWED = {
     "torch.distributed.checkpoint.metadata": {
@@ -66,9 +66,9 @@ class Stored(FileSystemReader):
         tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            laid = {name: lay(tensor) for name, tensor in tensors.items()}
+            layout = {name: layout_of(tensor) for name, tensor in tensors.items()}
             try:
-                dcp.load(laid, storage_reader=self, planner=LaidLoadPlanner(), no_dist=True)
+                dcp.load(layout, storage_reader=self, planner=LayoutLoadPlanner(), no_dist=True)
             except CheckpointException as error:
                 raise InputError(f"{self.path}: cannot be read: {reason(error)}") from None
         return tensors

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ranking.data.plan import Position
 from ranking.data.quarantine import Damage
-from ranking.distributed.collectives import gather, lead, sum_across, told
+from ranking.distributed.collectives import all_gather, all_reduce_host, collective_error, on_rank_zero
 from ranking.distributed.world import World
 from ranking.metrics.gating import collapse_warning
 from ranking.metrics.report import EvaluationReport
@@ -133,11 +133,11 @@ class Trainer:
         level = self.evaluation.collapse
         before = [health for past in self.state.progress.history for health in past.experts.values()]
         line = collapse_warning(report.experts, level, report.step)
-        if line and self.state.world.leads and not any(health.collapsed(level) for health in before):
+        if line and self.state.world.is_rank_zero and not any(health.collapsed(level) for health in before):
             log.warning(line)
 
     def _save(self, window: _Window, score: float | None, metrics: Mapping[str, float]) -> None:
-        sums = tuple(gather(window.sums(), self.state.world))
+        sums = tuple(all_gather(window.sums(), self.state.world))
         self._require_finite([value for own in sums for value in own])
         self.state.progress = self.state.progress.model_copy(update={"window": sums, "quarantined": self.quarantined()})
         step = self.state.progress.step
@@ -163,7 +163,7 @@ class Trainer:
     def _require_finite(self, losses: Iterable[float]) -> None:
         """Stop all ranks; on CUDA no step waits for its own loss, so that every log line and checkpoint asks."""
         if not all(map(math.isfinite, losses)):
-            raise told(
+            raise collective_error(
                 f"step {self.state.progress.step}: a loss since the last log line is not finite; expected finite "
                 "features, labels and weights: lower the learning rate or run doctor (nothing was committed)",
                 self.state.world,
@@ -191,7 +191,7 @@ class Trainer:
         if damaged := self.quarantined():
             metrics["data/quarantined_rows"] = float(sum(each.rows for each in damaged))
         self.tracker.log_metrics(metrics, self.state.progress.step)
-        if self.state.world.leads:
+        if self.state.world.is_rank_zero:
             losses = " ".join(f"{name} {metrics[f'train/loss/{name}']:.4f}" for name in self.schema.task_names)
             speed = f"{metrics['train/rows_per_second']:.0f} rows/s"
             waiting = f"waiting for input {metrics['train/input_wait_share']:.0%}"
@@ -206,13 +206,13 @@ class Trainer:
         self.state.model.module.objective.weighting.observe(losses, steps, last // self.steps_per_epoch, last)
 
     def _bar(self) -> tqdm[Any]:
-        disable = None if self.state.world.leads else True  # None: only on a terminal
+        disable = None if self.state.world.is_rank_zero else True  # None: only on a terminal
         return tqdm(
             total=self.total_steps, initial=self.state.progress.step, unit="step", disable=disable, dynamic_ncols=True
         )
 
     def _newest(self) -> int | None:
-        commits = lead(self.checkpoints.commits, self.state.world)
+        commits = on_rank_zero(self.checkpoints.commits, self.state.world)
         return commits[-1].step if commits else None
 
 
@@ -249,7 +249,7 @@ class _Window:
     def take(self) -> dict[str, float]:
         """Global mean losses, speed and share of time waiting for input since the last call; it starts anew."""
         own = torch.tensor([float(self.rows), self.waited() - self.waited_before], dtype=torch.float64)
-        packed = sum_across(torch.cat([self.losses.cpu(), own]), self.world)
+        packed = all_reduce_host(torch.cat([self.losses.cpu(), own]), self.world)
         now = time.perf_counter()
         elapsed = max(now - self.began, 1e-9)
         found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ranking.data.growth import FRESH, earlier_rows
 from ranking.data.transforms import Transforms
-from ranking.distributed.collectives import gather, lead, told
+from ranking.distributed.collectives import all_gather, collective_error, on_rank_zero
 from ranking.distributed.embeddings import table_of
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.schema import Schema
 from ranking.training.commits import Commit, attempt_path, ranked, read_commits, verify
-from ranking.training.layout import Laid
+from ranking.training.layout import TensorLayout
 from ranking.training.settings import WarmStartConfig
 from ranking.training.state import Lineage, Progress, TrainState
 from ranking.training.stored import Stored
@@ -58,7 +58,7 @@ def earlier_run(config: WarmStartConfig, world: World) -> Origin:
         InputError: there is none, or its bytes or its transforms are not those the run wrote.
     """
     run = Path(config.run)
-    commit, schema, transforms = lead(lambda: _opened(run, config.checkpoint), world)
+    commit, schema, transforms = on_rank_zero(lambda: _opened(run, config.checkpoint), world)
     stored = Stored(run / "checkpoints", commit)
     shapes = {name: shape for name, shape in stored.shapes.items() if not name.startswith("rng/")}
     lineage = Lineage(run=str(run), step=commit.step, checkpoint=commit.attempt)
@@ -88,7 +88,7 @@ def carry_over(origin: Origin, state: TrainState, schema: Schema, transforms: Tr
         try:
             source = earlier_rows(table, schema, transforms, origin.schema, origin.transforms)
         except InputError as error:
-            raise told(f"warm_start.run: {origin.lineage.run}: {error}", world) from None
+            raise collective_error(f"warm_start.run: {origin.lineage.run}: {error}", world) from None
         kept += int((source != FRESH).sum())
         for name, value in live.items():
             if _TABLE in name and value.parts and _table(name, state) == table:
@@ -97,7 +97,7 @@ def carry_over(origin: Origin, state: TrainState, schema: Schema, transforms: Tr
     _tell(origin, transforms, kept, optimizer, world)
 
 
-def _fill(value: Laid, earlier: Tensor, source: Tensor | None) -> None:
+def _fill(value: TensorLayout, earlier: Tensor, source: Tensor | None) -> None:
     """Copy this rank's parts from a whole earlier tensor.
 
     Args:
@@ -162,7 +162,7 @@ def _require_same_inputs(origin: Origin, schema: Schema, world: World) -> None:
         for place, (got, expected) in enumerate(zip_longest(now, before, fillvalue="none")):
             if got != expected:
                 message = f"{path}.{place}: got {got!s:.120}; expected {expected!s:.120} {_ADVICE}"
-                raise told(f"warm_start.run: {origin.lineage.run}: {message}", world)
+                raise collective_error(f"warm_start.run: {origin.lineage.run}: {message}", world)
 
 
 def _tasks(schema: Schema) -> list[str]:
@@ -174,28 +174,30 @@ def _inputs(schema: Schema) -> list[dict[str, Any]]:
 
 
 def _require_same_shapes(
-    origin: Origin, live: Mapping[str, Laid], known: Mapping[str, tuple[int, ...]], world: World
+    origin: Origin, live: Mapping[str, TensorLayout], known: Mapping[str, tuple[int, ...]], world: World
 ) -> None:
     """Every tensor must have an earlier one of its shape, and the reverse; tables may have other rows."""
-    shapes = {name: shape for own in gather(_shapes(live), world) for name, shape in own.items()}  # own tables' only
+    shapes = {
+        name: shape for own in all_gather(_shapes(live), world) for name, shape in own.items()
+    }  # own tables' only
     odd = {name for name in shapes.keys() ^ known.keys() if _OBJECTIVE not in name}
     for name in live.keys() & known.keys():
         now, before = live[name].shape, known[name]
         if not live[name].fits((now[0], *before[1:]) if _TABLE in name and now else before):
             odd.add(name)
-    first = min((name for names in gather(odd, world) for name in names), default=None)
+    first = min((name for names in all_gather(odd, world) for name in names), default=None)
     if first is not None:
         advice = f"{_ADVICE}, or with warm_start.optimizer=false" if first.startswith("optimizer/") else _ADVICE
         message = f"{first}: got shape {shapes.get(first, 'none')}; expected {known.get(first, 'none')} {advice}"
-        raise told(f"warm_start.run: {origin.lineage.run}: {message}", world)
+        raise collective_error(f"warm_start.run: {origin.lineage.run}: {message}", world)
 
 
-def _shapes(live: Mapping[str, Laid]) -> dict[str, tuple[int, ...]]:
+def _shapes(live: Mapping[str, TensorLayout]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in live.items()}
 
 
 def _tell(origin: Origin, transforms: Transforms, kept: int, optimizer: bool, world: World) -> None:
-    if not world.leads:
+    if not world.is_rank_zero:
         return
     before = origin.transforms  # as far as the two fits differ, the same number is another input now
     rescaled = sum(

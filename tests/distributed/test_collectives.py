@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ranking.distributed.collectives import gather, gather_rows, lead, share, sum_across, told
+from ranking.distributed.collectives import (
+    all_gather,
+    all_reduce_host,
+    broadcast,
+    collective_error,
+    gather_rows,
+    on_rank_zero,
+)
 from ranking.distributed.world import World
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, ServiceError, ToldError
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, RankZeroReportsError, ServiceError
 from tests.launch import launch
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -24,19 +31,19 @@ def is_let_down() -> None:
 def agreements(world: World) -> dict[str, object]:
     def raised(work) -> tuple[str, str, int]:
         with pytest.raises(InputError) as caught:
-            lead(work, world)
+            on_rank_zero(work, world)
         return type(caught.value).__name__, str(caught.value), caught.value.code
 
     rows = torch.full((world.rank, 2), float(world.rank))  # rank 0 has none
     collected = gather_rows(rows, world)
     return {
-        "sum": sum_across(torch.tensor([1.0, world.rank]), world).tolist(),
-        "share": share(f"rank {world.rank}", world),
-        "gather": gather(world.rank * 10, world),
-        "lead": lead(lambda: f"rank {world.rank}", world),
+        "sum": all_reduce_host(torch.tensor([1.0, world.rank]), world).tolist(),
+        "share": broadcast(f"rank {world.rank}", world),
+        "gather": all_gather(world.rank * 10, world),
+        "lead": on_rank_zero(lambda: f"rank {world.rank}", world),
         "raised": raised(fails),
         "let down": raised(is_let_down),
-        "told": type(told("x", world)).__name__,
+        "told": type(collective_error("x", world)).__name__,
         "rows": None if collected is None else collected.tolist(),
     }
 
@@ -59,9 +66,9 @@ def test_three_ranks_agree() -> None:
 
 def test_a_world_of_one_needs_no_process_group() -> None:
     values = torch.arange(4.0).view(2, 2)
-    assert sum_across(values, ALONE) is values
+    assert all_reduce_host(values, ALONE) is values
     assert gather_rows(values, ALONE) is values
-    assert (share("x", ALONE), gather("x", ALONE), lead(lambda: "x", ALONE)) == ("x", ["x"], "x")
+    assert (broadcast("x", ALONE), all_gather("x", ALONE), on_rank_zero(lambda: "x", ALONE)) == ("x", ["x"], "x")
     with pytest.raises(InputError, match="no such file") as caught:
-        lead(fails, ALONE)
-    assert not isinstance(caught.value, ToldError)
+        on_rank_zero(fails, ALONE)
+    assert not isinstance(caught.value, RankZeroReportsError)

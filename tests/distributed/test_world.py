@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ranking.distributed.collectives import gather, share
+from ranking.distributed.collectives import all_gather, broadcast
 from ranking.distributed.world import join, speaks, versions
-from ranking.errors import InputError, ToldError
+from ranking.errors import InputError, RankZeroReportsError
 from tests.launch import environment, free_port, launch
 
 
@@ -26,13 +26,19 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.filterwarnings("ignore")  # torch's own deprecations
 def test_without_a_launcher_it_is_a_world_of_one(no_launcher) -> None:
     with join("cpu") as world:
-        assert (world.rank, world.size, world.device.type, world.control, world.leads) == (0, 1, "cpu", None, True)
+        assert (world.rank, world.size, world.device.type, world.control, world.is_rank_zero) == (
+            0,
+            1,
+            "cpu",
+            None,
+            True,
+        )
         assert dist.is_initialized()
     assert not dist.is_initialized()
 
 
 def who(world) -> tuple[int, int, bool, int]:
-    return world.rank, world.size, world.leads, dist.get_world_size(world.control)
+    return world.rank, world.size, world.is_rank_zero, dist.get_world_size(world.control)
 
 
 def test_every_rank_knows_its_place() -> None:
@@ -75,22 +81,25 @@ def test_what_all_ranks_of_a_host_find_out_one_of_them_says(no_launcher) -> None
     assert speaks()
     no_launcher.setenv("LOCAL_RANK", "1")
     assert not speaks()
-    with pytest.raises(ToldError, match="device: got 'cuda'"), join("cuda"):
+    with pytest.raises(RankZeroReportsError, match="device: got 'cuda'"), join("cuda"):
         pass
 
 
 def meet(world, attempts: int) -> list[tuple[list[int], bool]]:
     """What two ranks find in attempts that follow each other on one store, as under torchrun's agent."""
-    agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if world.leads else None
-    variables = {"MASTER_PORT": str(share(agent.port if agent else 0, world)), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if world.is_rank_zero else None
+    variables = {
+        "MASTER_PORT": str(broadcast(agent.port if agent else 0, world)),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     dist.destroy_process_group()
     os.environ |= variables
     found = []
     for _ in range(attempts):
         with join("cpu") as again:
-            found.append((gather(again.rank, again), again.store.check(["left behind"])))
-            again.store.set("left behind", str(gather(None, again)))
-            gather(None, again)
+            found.append((all_gather(again.rank, again), again.store.check(["left behind"])))
+            again.store.set("left behind", str(all_gather(None, again)))
+            all_gather(None, again)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for `launch` to leave
     return found
 

@@ -15,14 +15,14 @@ from random import Random
 
 from mlflow import MlflowClient
 
-from ranking.tracking.registry import Registry
+from ranking.promotion.registry import Registry
 from ranking.tracking.runs import replay
 from ranking.training.commits import Commit, attempt_path, hashes, read_commits
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.trial import PATIENCE, STEPS, MissedError, Outcome, Trial, codes, complaint, refusal
 from tests.launch import _CONTEXT as CONTEXT
-from tests.tracking.conftest import Server
-from tests.tracking.test_registry_race import contend
+from tests.mlflow_store import Server
+from tests.promotion.test_registry_race import contend
 
 CONTENDERS, VERSIONS = 3, 6
 

@@ -20,9 +20,9 @@ from ranking.data.manifest import Manifest
 from ranking.data.transforms import Transforms
 from ranking.models.shared_bottom import SharedBottomConfig
 from ranking.models.zoo import build
+from ranking.promotion.registry import Registry
 from ranking.schema import Schema
 from ranking.serving.artefact import export
-from ranking.tracking.registry import Registry
 
 ROWS = 6000
 LIFT = 20.0  # keeps a column positive on its way through the ReLU

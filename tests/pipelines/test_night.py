@@ -12,12 +12,12 @@ from pipelines.job import Command
 from pipelines.nightly.night import DayReport, Night
 from pipelines.nightly.pages import publish
 from pipelines.nightly.run import run
-from pipelines.nightly.worker import Stop, StoppedError, WorkerError
+from pipelines.nightly.worker import NightStoppedError, SigtermGuard, WorkerError
 from pipelines.retrain import retrain
 from ranking.config import RunConfig
 from ranking.data.findings import Finding
 from ranking.errors import EXIT_OK, InputError, ServiceError
-from ranking.tracking.registry import RegistryError
+from ranking.promotion.registry import RegistryError
 from ranking.tracking.runs import Run
 from tests.launch import free_port
 from tests.pipelines.test_retrain import DAY, Log, judged
@@ -49,12 +49,12 @@ class Failing:
         ("infrastructure", WorkerError("training ended with code 1")),
         ("infrastructure", OSError("No space left on device")),
         ("bad_input", InputError("s3://log/: got 'Forbidden'; expected a readable file")),
-        ("stopped", StoppedError("stopped by SIGTERM")),
+        ("stopped", NightStoppedError("stopped by SIGTERM")),
         ("fault", KeyError("a bug")),
     ],
 )
 def test_what_failed_a_night_is_told_by_its_outcome(tmp_path: Path, outcome: str, error: Exception) -> None:
-    assert run(Failing(tmp_path, error), Stop()).outcome == outcome  # type: ignore[arg-type]
+    assert run(Failing(tmp_path, error), SigtermGuard()).outcome == outcome  # type: ignore[arg-type]
 
 
 def test_a_report_shows_no_secret_of_the_command_or_the_data(log: Log) -> None:

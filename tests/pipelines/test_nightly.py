@@ -19,7 +19,7 @@ from mlflow.artifacts import download_artifacts
 
 from pipelines.nightly.night import Night
 from ranking.errors import EXIT_BAD_DATA, EXIT_INFRASTRUCTURE, EXIT_NOT_PROMOTED, EXIT_OK
-from ranking.tracking.registry import Registry
+from ranking.promotion.registry import Registry
 from tests.launch import Ended, Job, free_port
 from tests.pipelines.services import ARTIFACTS, DATA, Services, served, services
 from tests.workspace import content, impressions

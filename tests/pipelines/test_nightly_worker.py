@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.nightly.worker import Stop, StoppedError, WorkerError, train
+from pipelines.nightly.worker import NightStoppedError, SigtermGuard, WorkerError, train
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError
 
 Trainer = Callable[[bytes, int], None]
@@ -44,13 +44,13 @@ def test_what_a_library_writes_need_not_be_text(trainer: Trainer, capfd: pytest.
 
 
 def test_sigterm_ends_a_stage_now_or_the_next_one() -> None:
-    stop, done = Stop(), []
+    stop, done = SigtermGuard(), []
     with stop.heard():
-        with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; the same command goes on$"), stop.ends():
+        with pytest.raises(NightStoppedError, match=r"^stopped by SIGTERM; the same command goes on$"), stop.ends():
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("a commit")
-        with pytest.raises(StoppedError), stop.ends():
+        with pytest.raises(NightStoppedError), stop.ends():
             done.append("the stage after it")
     assert done == ["a commit"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

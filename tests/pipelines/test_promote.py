@@ -15,14 +15,14 @@ import pytest
 
 from pipelines.job import Command
 from pipelines.nightly.night import Night as Record
-from pipelines.nightly.night import Plan
+from pipelines.nightly.night import NightPlan
 from pipelines.nightly.stages import Stages
 from pipelines.run_directory import pinned
 from ranking.config import load
 from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_NOT_PROMOTED, EXIT_WAITING
-from ranking.tracking.audit import Audit
-from ranking.tracking.registry import Registry
+from ranking.promotion.audit import Audit
+from ranking.promotion.registry import Registry
 from tests.pipelines.contest import Contest, build_contest, schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TorchRec, MLflow and SQLAlchemy, about their own code
@@ -49,7 +49,7 @@ class Night:
         file = contest.configure(registry, output=str(folder), retrain=retrain, **changes)
         self.stages = Stages(date(2022, 5, 4), load([file], []), Command((file,), ()))
         days = (date(2022, 5, 1), date(2022, 5, 2))
-        plan = Plan(window=days, train=days, validation=date(2022, 5, 3), judge=date(2022, 5, 5))
+        plan = NightPlan(window=days, train=days, validation=date(2022, 5, 3), judge=date(2022, 5, 5))
         self.version = contest.propose(registry, model, run_id="night")
         self.judged = Record(day=self.stages.day, stage="judged", plan=plan, run_id="night", version=self.version)
         rows = pinned(self.stages.configuration(self.judged))

@@ -24,14 +24,14 @@ from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.html import page
 from pipelines.nightly.judge import duels
-from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, Plan, Score, Stage, nights
+from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, NightPlan, Score, Stage, nights
 from pipelines.nightly.pages import publish
 from pipelines.nightly.pictures import effective, reading
 from pipelines.nightly.run import run as go
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise
-from pipelines.nightly.worker import Stop
-from pipelines.offline import Scored
+from pipelines.nightly.worker import SigtermGuard
+from pipelines.offline import ModelOutput
 from ranking.config import RunConfig, load
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
@@ -160,7 +160,7 @@ def test_a_day_without_its_marker_is_not_complete(log: Log) -> None:
     assert wait(DAY, config)
 
 
-def plan(log: Log, day: date, *overrides: str, reference: Reference | None = None) -> Plan:
+def plan(log: Log, day: date, *overrides: str, reference: Reference | None = None) -> NightPlan:
     stages = Stages(day, log.config(*overrides), Command((log.yaml,), overrides))
     return stages.plan(stages.usable(), reference)
 
@@ -244,7 +244,7 @@ def test_a_night_that_is_stopped_during_a_commit_ends_as_stopped_and_goes_on(
         os.kill(os.getpid(), signal.SIGTERM)
         write_atomically(path, content)
 
-    stages, stop = Idle(DAY, log.config(), Command((log.yaml,), ())), Stop()
+    stages, stop = Idle(DAY, log.config(), Command((log.yaml,), ())), SigtermGuard()
     monkeypatch.setattr("pipelines.nightly.night.write_atomically", slow)
     with stop.heard():
         night = go(stages, stop)
@@ -252,7 +252,7 @@ def test_a_night_that_is_stopped_during_a_commit_ends_as_stopped_and_goes_on(
     assert night.reason == "prepared: stopped by SIGTERM; the same command goes on"
     assert Night.load(stages.folder) == night
     monkeypatch.undo()
-    assert go(stages, Stop()).outcome == "promoted"
+    assert go(stages, SigtermGuard()).outcome == "promoted"
 
 
 def test_every_outcome_has_an_exit_code_of_its_own() -> None:
@@ -270,7 +270,7 @@ def judged(**changes: object) -> Night:
         day=DAY,
         stage="decided",
         outcome="promoted",
-        plan=Plan(window=BEFORE[:2], train=BEFORE[:2], validation=BEFORE[2], judge=DAY, why="from scratch"),
+        plan=NightPlan(window=BEFORE[:2], train=BEFORE[:2], validation=BEFORE[2], judge=DAY, why="from scratch"),
         version=4,
         champion=3,
         duels=duels,
@@ -345,10 +345,10 @@ def test_models_are_compared_task_by_task_in_the_sample_space(log: Log) -> None:
     good, bad = labels + draw.normal(0, 1, (400, 2)), draw.normal(0, 1, (400, 2))
     good[200:, 0] = -labels[200:, 0]
 
-    def said(scores: np.ndarray, names: tuple[str, ...]) -> Scored:
+    def said(scores: np.ndarray, names: tuple[str, ...]) -> ModelOutput:
         kept = [("click", "like").index(name) for name in names]
         columns = (scores[:, kept], labels[:, kept], inside[:, kept], np.ones((400, len(kept)), bool))
-        return Scored(Predictions(names, ("binary",) * len(names), *columns, np.arange(400)), scores[:, 0], (), ())
+        return ModelOutput(Predictions(names, ("binary",) * len(names), *columns, np.arange(400)), scores[:, 0], (), ())
 
     champion = said(bad, ("click",))
     sides = Sides(None, None, None, said(good, ("click", "like")), champion)  # type: ignore[arg-type]

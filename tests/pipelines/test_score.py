@@ -62,8 +62,8 @@ def config(artefact, tmp_path_factory) -> Path:
     """A configuration whose registry has the artefact as version 1, the challenger."""
     import mlflow
 
+    from ranking.promotion.registry import Registry
     from ranking.serving.packaging import log_model
-    from ranking.tracking.registry import Registry
 
     folder, before = tmp_path_factory.mktemp("job"), mlflow.get_tracking_uri()
     uri = f"sqlite:///{folder / 'mlflow.db'}"

@@ -13,8 +13,8 @@ from pipelines.offline import assess
 from pipelines.slicing import slices
 from ranking.config import RunConfig, complete
 from ranking.data.manifest import Manifest
+from ranking.promotion.gate import decide
 from ranking.serving.ranker import Ranker
-from ranking.tracking.gate import decide
 from tests.pipelines.contest import artefact, impressions, schema
 
 TASKS = ("click", "like")

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ranking.tracking.figures import Scored, auc_curves, calibration, gate_distribution, histograms
+from ranking.tracking.figures import TaskScores, auc_curves, calibration, gate_distribution, histograms
 
 TASKS = ("click", "like", "follow", "long_view_30s", "comment", "share", "play_time")
 
@@ -48,9 +48,9 @@ def draw_histograms() -> Figure:
     labels, scores = generator.random(1000) < 0.05, generator.random(1000)
     return histograms(
         {
-            "click": Scored("binary", labels, scores),
-            "like": Scored("binary", np.zeros(1000), scores),
-            "play_time": Scored("regression", 9 * scores, generator.random(1000)),
+            "click": TaskScores("binary", labels, scores),
+            "like": TaskScores("binary", np.zeros(1000), scores),
+            "play_time": TaskScores("regression", 9 * scores, generator.random(1000)),
         }
     )
 

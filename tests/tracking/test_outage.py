@@ -13,8 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from ranking.tracking.runs import Run, TrackingConfig, replay
-
-from .conftest import Server, wait_for
+from tests.mlflow_store import Server, wait_for
 
 ABANDONED = """
 import os, signal, sys

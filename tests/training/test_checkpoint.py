@@ -120,7 +120,7 @@ def incidents(world: World, files: list[Path], folder: Path) -> dict:
     found["drafts"] = [path.name for path in (folder / "commits").iterdir() if path.suffix != ".json"]
 
     newest = checkpoints.path(commits[-1])
-    if world.leads:
+    if world.is_rank_zero:
         torn = folder / "attempts" / f"{7:020d}-torn"
         torn.mkdir()
         (torn / ".metadata").write_bytes(b"half")
@@ -143,10 +143,10 @@ def incidents(world: World, files: list[Path], folder: Path) -> dict:
     outside = checkpoints.commits()[-1].model_copy(update={"attempt": "../../elsewhere"}).text
     checkpoints.commits()  # nobody still reads while rank 0 writes
     torch.distributed.barrier(world.control)
-    if world.leads:
+    if world.is_rank_zero:
         marker.write_text(outside)
     found["outside"] = refusal(lambda: checkpoints.restore(state))
-    if world.leads:
+    if world.is_rank_zero:
         marker.write_text("{")
     found["not a commit"] = refusal(lambda: checkpoints.restore(state))
     return found

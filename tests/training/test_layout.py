@@ -15,7 +15,7 @@ from pipelines.assembly import Assembly
 from ranking.distributed.world import World
 from ranking.training.checkpoint import Checkpoints, read_tensors
 from ranking.training.commits import CheckpointConfig
-from ranking.training.layout import Laid, LaidLoadPlanner, LaidSavePlanner, Part, RowWise
+from ranking.training.layout import LayoutLoadPlanner, LayoutSavePlanner, Part, RowWiseLayout, TensorLayout
 from ranking.training.state import Progress
 from tests.launch import launch
 from tests.ranked import Tensors, assembly, batch_of, encoded, step, whole
@@ -70,7 +70,7 @@ def load_all(world: World, files: list[Path], folder: Path) -> dict[tuple[str, s
             checkpoints.load(state, checkpoints.commits()[-1])
             loaded = whole(state.tensors(), world)
             found[name, f"{plan}-{world.size}"] = loaded, step(state, batch_of(parts, rows, world, 2))
-    return found if world.leads else {}
+    return found if world.is_rank_zero else {}
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def shards(plan: str) -> list[tuple[slice, slice]]:
     return list(product(rows, columns))
 
 
-def live(plan: str, seed: int) -> tuple[RowWise, torch.Tensor]:
+def live(plan: str, seed: int) -> tuple[RowWiseLayout, torch.Tensor]:
     """Sums of a plan's shards, and the same `[7, 6]` by cell."""
     draw, cells, parts = torch.Generator().manual_seed(seed), torch.empty(7, 6), []
     for rows, columns in shards(plan):
@@ -185,7 +185,7 @@ def live(plan: str, seed: int) -> tuple[RowWise, torch.Tensor]:
         cells[rows, columns] = values.unsqueeze(1)
         blocks = (columns.stop - columns.start) // 2
         parts.append(Part(values.unsqueeze(1).expand(-1, blocks), (rows.start, columns.start // 2)))
-    return RowWise((7, 3), tuple(parts), columns=6), cells
+    return RowWiseLayout((7, 3), tuple(parts), columns=6), cells
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -194,9 +194,9 @@ def live(plan: str, seed: int) -> tuple[RowWise, torch.Tensor]:
 def test_sums_of_any_cut_of_rows_and_columns_reach_any_other(tmp_path: Path, source: str, target: str) -> None:
     saved, cells = live(source, 1)
     found, _ = live(target, 2)
-    dcp.save({"sum": saved}, storage_writer=FileSystemWriter(tmp_path), planner=LaidSavePlanner(), no_dist=True)
+    dcp.save({"sum": saved}, storage_writer=FileSystemWriter(tmp_path), planner=LayoutSavePlanner(), no_dist=True)
     read, carry = found.target(saved.shape)
-    dcp.load({"sum": read}, storage_reader=FileSystemReader(tmp_path), planner=LaidLoadPlanner(), no_dist=True)
+    dcp.load({"sum": read}, storage_reader=FileSystemReader(tmp_path), planner=LayoutLoadPlanner(), no_dist=True)
     carry()
     for part, (rows, columns) in zip(found.parts, shards(target), strict=True):
         expected = cells[rows, columns].double().mean(1).float()
@@ -207,7 +207,7 @@ def test_sums_are_averaged_by_columns_as_far_as_shards_differ() -> None:
     """Saved in blocks of 2, 2 and 2 columns; live in shards of 3 and 3."""
     values = torch.zeros(4), torch.zeros(4)
     parts = tuple(Part(v.unsqueeze(1), (0, n)) for n, v in enumerate(values))
-    target, carry = RowWise((4, 2), parts, columns=6).target((4, 3))
+    target, carry = RowWiseLayout((4, 2), parts, columns=6).target((4, 3))
     assert [(part.offsets, tuple(part.tensor.shape)) for part in target.parts] == [((0, 0), (4, 2)), ((0, 1), (4, 2))]
     saved = torch.tensor([[3.0, 6.0, 9.0]]).expand(4, 3)
     for part in target.parts:
@@ -218,24 +218,27 @@ def test_sums_are_averaged_by_columns_as_far_as_shards_differ() -> None:
 
 
 def test_rows_and_columns_must_be_those_of_the_table() -> None:
-    laid = RowWise((4, 2), (), columns=6)
-    assert [laid.fits(shape) for shape in [(4, 1), (4, 2), (4, 6), (4, 4), (5, 2), (4,)]] == [True] * 3 + [False] * 3
-    assert not Laid((4, 6), ()).fits((4, 1))
+    layout = RowWiseLayout((4, 2), (), columns=6)
+    assert [layout.fits(shape) for shape in [(4, 1), (4, 2), (4, 6), (4, 4), (5, 2), (4,)]] == [True] * 3 + [False] * 3
+    assert not TensorLayout((4, 6), ()).fits((4, 1))
 
 
 def test_a_copy_no_longer_follows_the_live_tensor() -> None:
     live = torch.ones(3)
-    copy = RowWise((3, 2), (Part(live.unsqueeze(1).expand(-1, 2), (0, 0)),), columns=4).copied()
+    copy = RowWiseLayout((3, 2), (Part(live.unsqueeze(1).expand(-1, 2), (0, 0)),), columns=4).copied()
     live.zero_()
     assert copy.parts[0].tensor.tolist() == [[1.0, 1.0]] * 3
 
 
 def test_a_copy_takes_the_memory_of_an_earlier_one_that_was_laid_the_same_way() -> None:
     live = torch.ones(3, requires_grad=True)
-    first = Laid((4,), (Part(live, (0,)),)).copied()
-    moved, wider = Laid((4,), (Part(live, (1,)),)).copied(first), Laid((4,), (Part(live.double(), (0,)),)).copied(first)
+    first = TensorLayout((4,), (Part(live, (0,)),)).copied()
+    moved, wider = (
+        TensorLayout((4,), (Part(live, (1,)),)).copied(first),
+        TensorLayout((4,), (Part(live.double(), (0,)),)).copied(first),
+    )
     live.data.fill_(2.0)
-    again = Laid((4,), (Part(live, (0,)),)).copied(first)
+    again = TensorLayout((4,), (Part(live, (0,)),)).copied(first)
     assert again.parts[0].tensor is first.parts[0].tensor
     assert again.parts[0].tensor.tolist() == [2.0] * 3
     assert not again.parts[0].tensor.requires_grad

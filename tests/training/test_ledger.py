@@ -12,7 +12,7 @@ import torch
 from ranking.distributed.world import World
 from ranking.metrics import Predictions
 from ranking.objective.gradients import task_gradients
-from ranking.training.ledger import Entry, Ledger, entry, gradient_cosines
+from ranking.training.ledger import Ledger, TaskComparison, compare_task, gradient_cosines
 from ranking.training.settings import CompareConfig
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded
@@ -43,7 +43,7 @@ def predictions(noise: float, seed: int = 1) -> Predictions:
 @pytest.mark.parametrize(("task", "metric", "rows"), [("click", "auc", 800), ("watch", "r2", 400)])
 def test_a_model_that_sees_more_gains_and_the_other_way_round_loses(task: str, metric: str, rows: int) -> None:
     good, bad = predictions(0.3, 1), predictions(1.5, 2)
-    won, lost = entry(task, bad, good, CONFIG, (3, 4)), entry(task, good, bad, CONFIG, (4, 3))
+    won, lost = compare_task(task, bad, good, CONFIG, (3, 4)), compare_task(task, good, bad, CONFIG, (4, 3))
     assert (won.metric, won.rows, won.alone_step, won.shared_step) == (metric, rows, 3, 4)
     assert (won.verdict, lost.verdict) == ("gain", "loss")
     assert won.gain == pytest.approx(won.shared - won.alone)
@@ -52,29 +52,30 @@ def test_a_model_that_sees_more_gains_and_the_other_way_round_loses(task: str, m
 
 
 def test_the_same_model_makes_no_difference() -> None:
-    same = entry("click", predictions(0.3), predictions(0.3), CONFIG, (1, 1))
+    same = compare_task("click", predictions(0.3), predictions(0.3), CONFIG, (1, 1))
     assert (same.gain, same.verdict) == (0, "no difference seen")
 
 
 def test_other_labels_are_refused() -> None:
     other = predictions(0.3)
     with pytest.raises(ValueError, match="click: the two runs have other rows"):
-        entry("click", other, replace(other, labels=1 - other.labels), CONFIG, (1, 1))
+        compare_task("click", other, replace(other, labels=1 - other.labels), CONFIG, (1, 1))
 
 
 def test_the_report_holds_every_number_of_the_ledger() -> None:
-    line = entry("click", predictions(1.5, 2), predictions(0.3), CONFIG, (3, 4))
+    line = compare_task("click", predictions(1.5, 2), predictions(0.3), CONFIG, (3, 4))
+    unknown = dict.fromkeys(("alone", "shared", "gain", "interval", "p_value"))
+    undefined = TaskComparison(task="like", metric="auc", rows=9, positives=0, alone_step=1, shared_step=1, **unknown)
     ledger = Ledger(
         revision="abc",
         model="mmoe",
         split="test",
         confidence=0.95,
-        entries=(line, Entry(task="like", metric="auc", rows=9, positives=0, alone=None, shared=None, gain=None,
-                             interval=None, p_value=None, alone_step=1, shared_step=1)),
+        entries=(line, undefined),
         tasks=("click", "like"),
         cosines=((1.0, None), (None, 1.0)),
         gradient_batches=2,
-    )  # fmt: skip
+    )
     text = ledger.markdown(["gains"])
     assert f"{line.gain:+.4f} [{line.interval[0]:+.4f}, {line.interval[1]:+.4f}]" in text
     assert "| like | auc | 9 | - | - | - | - | undefined |" in text

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ranking.metrics import midranks
-from ranking.metrics.report import Column
+from ranking.metrics.report import Array
+from ranking.promotion.verdict import Check
 from ranking.schema import Frozen
-from ranking.tracking.verdict import Check
 
 
 class LatencyConfig(Frozen):
@@ -67,7 +67,7 @@ def judge_size(own: Cost, most: float | None) -> list[Check]:
     return [] if most is None else [Check("size", "", own.mib <= most, f"<= {most:g} MiB", own.mib)]
 
 
-def judge_shadow(own: Column, old: Column, config: ShadowConfig) -> tuple[list[Check], str]:
+def judge_shadow(own: Array, old: Array, config: ShadowConfig) -> tuple[list[Check], str]:
     """How the scores `[N]` of the challenger differ from the champion's `[N]`.
 
     Returns:
@@ -91,14 +91,14 @@ def judge_shadow(own: Column, old: Column, config: ShadowConfig) -> tuple[list[C
     )
 
 
-def _moved(new: Column, before: Column, share: float) -> float | None:
+def _moved(new: Array, before: Array, share: float) -> float | None:
     """Share of rows whose score changes by more than `share` of itself; None where a score is not finite."""
     if not len(new) or not (np.isfinite(new) & np.isfinite(before)).all():
         return None
     return float(np.mean(np.abs(new - before) > share * np.abs(before)))
 
 
-def _rank_correlation(one: Column, other: Column) -> float | None:
+def _rank_correlation(one: Array, other: Array) -> float | None:
     """Spearman's rho with midranks for ties; None where a score is not finite or either column is constant."""
     if not (np.isfinite(one) & np.isfinite(other)).all():
         return None

@@ -11,8 +11,8 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from pydantic import ValidationError
 
 from ranking.errors import InputError
-from ranking.tracking.registry import Registry, RegistryConfig, RegistryError
-from tests.tracking.registry_store import FAILED, PASSED, WRITES, Watched, lineage, promoted
+from ranking.promotion.registry import Registry, RegistryConfig, RegistryError
+from tests.promotion.registry_store import FAILED, PASSED, WRITES, Watched, lineage, promoted
 
 
 class CrashError(BaseException):

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from ranking.metrics import Predictions
-from ranking.tracking.gate import GateConfig, decide
-from ranking.tracking.slices import Slice, SliceConfig
-from ranking.tracking.verdict import Verdict
-from tests.tracking.judged import CLICK, CONFIG, ROWS, blurred, changed, model
+from ranking.promotion.gate import GateConfig, decide
+from ranking.promotion.slices import Slice, SliceConfig
+from ranking.promotion.verdict import Verdict
+from tests.promotion.judged import CLICK, CONFIG, ROWS, blurred, changed, model
 
 
 def parts(predictions: Predictions, margin: float = 0.02, **settings) -> list[Slice]:

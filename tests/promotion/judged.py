@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from ranking.metrics import Predictions
-from ranking.tracking.gate import GateConfig
+from ranking.promotion.gate import GateConfig
 
 ROWS = 4000
 CLICK, LIKE, WATCH = range(3)

@@ -1,6 +1,6 @@
 import pytest
 
-from ranking.tracking.redact import redact, redact_text, redact_words
+from ranking.redact import redact, redact_text, redact_words
 
 
 @pytest.mark.parametrize(

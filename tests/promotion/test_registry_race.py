@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ranking.tracking.registry import ChampionChangedError, Registry, RegistryError
+from ranking.promotion.registry import ChampionChangedError, Registry, RegistryError
 from tests.launch import _CONTEXT as CONTEXT
-from tests.tracking.registry_store import PASSED, lineage
+from tests.promotion.registry_store import PASSED, lineage
 
 PROCESSES, EACH = 3, 2
 

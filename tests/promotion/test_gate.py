@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from ranking.errors import InputError
 from ranking.metrics import Predictions, paired_delong, r2
-from ranking.tracking.gate import GateConfig, decide
-from tests.tracking.judged import CLICK, CONFIG, LIKE, ROWS, WATCH, blurred, changed, failed, model, narrowed
+from ranking.promotion.gate import GateConfig, decide
+from tests.promotion.judged import CLICK, CONFIG, LIKE, ROWS, WATCH, blurred, changed, failed, model, narrowed
 
 
 def test_a_better_model_passes_every_check():

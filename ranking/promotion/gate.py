@@ -26,10 +26,10 @@ from ranking.metrics import (
     r2,
 )
 from ranking.metrics.auc import Floats
+from ranking.promotion.budgets import LatencyConfig, ShadowConfig
+from ranking.promotion.slices import Slice, SliceConfig, judge_slices
+from ranking.promotion.verdict import Check, Verdict
 from ranking.schema import Frozen
-from ranking.tracking.budgets import LatencyConfig, ShadowConfig
-from ranking.tracking.slices import Slice, SliceConfig, judge_slices
-from ranking.tracking.verdict import Check, Verdict
 
 SliceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 

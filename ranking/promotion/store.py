@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ranking.errors import InputError
-from ranking.tracking.redact import redact_text
+from ranking.redact import redact_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from ranking.promotion.store import ModelStore
+from ranking.redact import redact_text
 from ranking.schema import Frozen
-from ranking.tracking.redact import redact_text
-from ranking.tracking.store import ModelStore
 
 Move = Literal["promoted", "approved", "rolled_back", "adopted"]
 Action = Literal[Move, "rejected", "nominated", "declined"]

@@ -7,11 +7,11 @@ import pytest
 
 from ranking.errors import InputError
 from ranking.metrics import Predictions
-from ranking.tracking.audit import Decision
-from ranking.tracking.gate import GateConfig, decide
-from ranking.tracking.registry import ChampionChangedError, Registry
-from ranking.tracking.verdict import Verdict
-from tests.tracking.registry_store import FAILED, PASSED, another, lineage, promoted
+from ranking.promotion.audit import Decision
+from ranking.promotion.gate import GateConfig, decide
+from ranking.promotion.registry import ChampionChangedError, Registry
+from ranking.promotion.verdict import Verdict
+from tests.promotion.registry_store import FAILED, PASSED, another, lineage, promoted
 
 
 def test_a_version_knows_its_run_its_model_and_its_tags(registry, registry_store):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
-from ranking.tracking.registry import Registry
-from ranking.tracking.verdict import Check, Verdict
+from ranking.promotion.registry import Registry
+from ranking.promotion.verdict import Check, Verdict
 
 PASSED = Verdict((Check("auc_change", "click", True, "> -0.0020", 0.01, 0.005, 0.015),))
 FAILED = Verdict(

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import spearmanr
 
-from ranking.tracking.budgets import Cost, LatencyConfig, ShadowConfig, judge_latency, judge_shadow, judge_size
+from ranking.promotion.budgets import Cost, LatencyConfig, ShadowConfig, judge_latency, judge_shadow, judge_size
 
 
 def test_a_latency_is_bounded_for_itself_and_beside_the_champions():

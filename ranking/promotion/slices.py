@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from ranking.expression import Expression
 from ranking.metrics import Difference, Predictions, paired_delong, paired_r2
 from ranking.metrics.auc import Bools
-from ranking.metrics.report import Column
+from ranking.metrics.report import Array
+from ranking.promotion.verdict import Check
 from ranking.schema import Frozen
-from ranking.tracking.verdict import Check
 
 
 class SliceConfig(Frozen):
@@ -49,7 +49,7 @@ class Slice(NamedTuple):
     """
 
     name: str
-    rows: Column
+    rows: Array
     mask: Bools
     config: SliceConfig
 

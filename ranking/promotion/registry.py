@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from ranking.errors import InputError
+from ranking.promotion.audit import Action, Audit, Decision, whoami
+from ranking.promotion.store import ModelStore, RegistryError, model_id
+from ranking.promotion.verdict import Verdict
 from ranking.schema import Frozen
-from ranking.tracking.audit import Action, Audit, Decision, whoami
-from ranking.tracking.store import ModelStore, RegistryError, model_id
-from ranking.tracking.verdict import Verdict
 
-__all__ = ["ChampionChangedError", "Entry", "Registry", "RegistryConfig", "RegistryError"]
+__all__ = ["ChampionChangedError", "Registry", "RegistryConfig", "RegistryError", "VersionEntry"]
 
 CHAMPION, CHALLENGER, CANDIDATE, PREVIOUS = "champion", "challenger", "candidate", "previous_champion"
 
@@ -33,7 +33,7 @@ class ChampionChangedError(RegistryError):
     """The champion is no longer the version compared with: evaluate again, against the new one."""
 
 
-class Entry(NamedTuple):
+class VersionEntry(NamedTuple):
     """One version, as `Registry.history` tells it; times in ISO 8601, "" for what has not happened.
 
     Attributes:
@@ -249,11 +249,11 @@ class Registry(ModelStore):
                 f"registry {self.name}: version {version} has been champion; expected a new version, or a rollback"
             )
 
-    def find(self, tags: Mapping[str, str]) -> Entry | None:
+    def find(self, tags: Mapping[str, str]) -> VersionEntry | None:
         """The newest version that carries all of `tags`; None where there is none."""
         return next((entry for entry in reversed(self.history()) if tags.items() <= entry.tags.items()), None)
 
-    def history(self) -> list[Entry]:
+    def history(self) -> list[VersionEntry]:
         """Every version, oldest first."""
         aliases = self.aliases()
         return [_entry(version, aliases) for version in self.versions()]
@@ -376,9 +376,9 @@ def _judged(verdict: Verdict, manifest: str) -> dict[str, str]:
     return verdict.tags() | ({"gate.manifest": manifest} if manifest else {})
 
 
-def _entry(version: Any, aliases: Mapping[str, int]) -> Entry:
+def _entry(version: Any, aliases: Mapping[str, int]) -> VersionEntry:
     number, tags = int(version.version), version.tags
-    return Entry(
+    return VersionEntry(
         number,
         tuple(sorted(alias for alias, target in aliases.items() if target == number)),
         tags.get("promoted_at", ""),
