@@ -16,7 +16,7 @@ import typer
 
 from ranking.config import RunConfig, Settings, read
 from ranking.distributed.world import own_rank, speaks
-from ranking.errors import EXIT_FAILURE, EXIT_OK, InputError, RankZeroReportsError, ReportedError
+from ranking.errors import EXIT_FAILURE, EXIT_OK, InputError, RankZeroReportsError, ReportedError, described, one_line
 from ranking.redact import redact_text
 from ranking.tracking import logs
 from ranking.tracking.textfile import Textfile
@@ -180,8 +180,7 @@ def _failed(error: Exception, debug: bool) -> int:
     if isinstance(error, RankZeroReportsError):
         return error.code
     if not isinstance(error, ReportedError):
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        complain(" ".join(reason.split()))
+        complain(one_line(error) if isinstance(error, InputError) else described(error))
     if debug:
         typer.echo(traceback.format_exc(), err=True)
     return error.code if isinstance(error, InputError | ReportedError) else EXIT_FAILURE

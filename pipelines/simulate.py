@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pipelines.job import Debug, collect_garbage, say
 from ranking.data.synthetic.impressions import ImpressionsConfig, write_impressions
 from ranking.data.synthetic.workload import WorkloadConfig, write_workload
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, described, first_line
 
 PRESETS: dict[str, tuple[type[Any], Any]] = {
     "impressions": (ImpressionsConfig, write_impressions),
@@ -36,7 +36,7 @@ def simulate(context: typer.Context, preset: Preset, output: Output, debug: Debu
         write(output, config)
     except Exception as error:
         known = isinstance(error, InputError)
-        reason = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(error) if known else described(error)
         typer.echo(f"error: {reason}", err=True)
         if debug:
             typer.echo(traceback.format_exc(), err=True)
@@ -66,7 +66,7 @@ def settings(kind: type[BaseModel], overrides: list[str]) -> Any:
     except ValidationError as error:
         raise InputError(_first(error)) from None
     except SettingsError as error:
-        raise InputError(f"command line: {str(error).splitlines()[0]}; expected --section.key=value") from None
+        raise InputError(f"command line: {first_line(error)}; expected --section.key=value") from None
 
 
 def _first(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from ranking.config import RunConfig
 from ranking.data.columns import Bool, Column, RawRows, null_mask
 from ranking.data.hashing import Int64, UInt64, hash_keys, integers
 from ranking.data.manifest import Manifest
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.expression import Expression
 from ranking.promotion.slices import Slice, SliceConfig
 from ranking.schema import CategoricalFeature, Vocabulary
@@ -106,7 +106,7 @@ class _Where:
             answer = self._expression(found)
             truth = answer if pa.types.is_boolean(answer.type) else pc.not_equal(answer, 0)
         except pa.ArrowException as error:
-            text = str(error).splitlines()[0]
+            text = first_line(error)
             raise InputError(f"{self._key}.where {str(self._expression)!r}: {text}; expected true or false") from None
         return pa.repeat(truth, len(raw)) if isinstance(truth, pa.Scalar) else truth
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from pipelines.job import complain, conclude
 from ranking.distributed.board import Board, Failure, Sign
 from ranking.distributed.world import World
-from ranking.errors import InputError, RankZeroReportsError, ReportedError
+from ranking.errors import InputError, RankZeroReportsError, ReportedError, described
 
 _TICK = 0.5  # s between two looks at the other ranks
 _SILENT = 30.0  # s without a sign of life after which a process counts as stopped or cut off
@@ -185,7 +185,7 @@ class Supervisor:
         dead = self._dead_rank() if isinstance(error, RuntimeError) else None
         if dead is not None:
             return self._failure(dead)
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        line = described(error)
         with suppress(OSError):
             self._stacks().write_text("".join(traceback.format_exception(error)))
             line += f" (stack in {self._stacks()})"

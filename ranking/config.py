@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ranking.data.loader import DataConfig
 from ranking.data.recipes import PrepareConfig
 from ranking.distributed.settings import ShardingConfig
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
 from ranking.objective.loss import ObjectiveConfig
@@ -197,7 +197,7 @@ def read(kind: type[Kind], files: Sequence[Path], overrides: Sequence[str] = ())
     except ValidationError as error:
         raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
     except SettingsError as error:
-        raise InputError(f"command line: {str(error).splitlines()[0]}; expected --section.key=value") from None
+        raise InputError(f"command line: {first_line(error)}; expected --section.key=value") from None
 
 
 def overlay(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,22 @@ EXIT_INFRASTRUCTURE = 69  # EX_UNAVAILABLE: a service or the machine failed; the
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM after a commit; the same command resumes
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says before details or a stack; the type's name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """All of a message without its line breaks; the type's name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """A failure that nobody foresaw in one line: its type, and what it says."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    return f"{name}: {text}" if text else name
+
+
 class InputError(ValueError):
     """Bad input: one line naming the file, column, row group or config key, the value, and what was expected.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ranking.errors import InputError
+from ranking.errors import InputError, one_line
 
 _MOST_VALUES = 1_000_000
 
@@ -26,7 +26,7 @@ def read_sections(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise InputError(f"{file}: not readable as YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError, OSError) as error:  # a date with month 13 is a ValueError
-        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file}: not readable as YAML: {one_line(error)}") from None
     if _size(content, {}) > _MOST_VALUES:
         raise InputError(f"{file}: its aliases stand for more than {_MOST_VALUES} values; expected fewer")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

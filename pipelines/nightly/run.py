@@ -8,7 +8,7 @@ import time
 from pipelines.nightly.night import Night, Outcome
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.worker import NightStoppedError, SigtermGuard, WorkerError
-from ranking.errors import InputError, ServiceError
+from ranking.errors import InputError, ServiceError, one_line
 from ranking.promotion.registry import RegistryError
 from ranking.redact import redact_text
 
@@ -39,7 +39,7 @@ def _step(night: Night, stages: Stages, stop: SigtermGuard) -> Night:
     except Exception as error:
         if _outcome(error) == "fault":
             log.exception("a fault of ours")
-        reason = redact_text(" ".join(str(error).split()) or type(error).__name__)
+        reason = redact_text(one_line(error))
         return night.model_copy(update={"outcome": _outcome(error), "reason": f"{stage}: {reason}"})
     if after.outcome == "bad_data":
         return after

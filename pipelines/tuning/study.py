@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from ranking.errors import InputError
+from ranking.errors import InputError, one_line
 from ranking.redact import redact_text
 from ranking.training.search import HyperbandPruner, MedianPruner, Pruner, TuneConfig
 
@@ -236,7 +236,7 @@ def _storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        reason = redact_text(" ".join(str(error).split()))[:300]
+        reason = redact_text(one_line(error))[:300]
         raise InputError(f"tune.storage: got {redact_text(url)}: {reason}; expected a database to write to") from None
 
 

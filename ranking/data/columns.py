@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranking.data.hashing import Int64
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.expression import nan_to_null
 
 Bool = npt.NDArray[np.bool_]
@@ -149,7 +149,7 @@ class Column:
         try:
             return pc.cast(values, pa.int64())
         except pa.ArrowInvalid as error:
-            raise self.wrong_type(f"whole numbers within 64 bits ({str(error).splitlines()[0]})") from None
+            raise self.wrong_type(f"whole numbers within 64 bits ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ranking.data.manifest import Manifest
 from ranking.data.plan import Int64, ranges
 from ranking.data.shard import read_footer
 from ranking.data.storage import DamageError, Store, stamp
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def _cast(table: pa.Table, schema: pa.Schema, what: str, texts: Collection[str])
             kept = column.type == field.type or (field.name in texts and _is_dictionary(column.type))
             columns.append(column if kept else column.cast(field.type))
         except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"{what}: column {field.name!r}: got {column.type}; expected values that {field.type} holds ({reason})"
             ) from None

@@ -19,7 +19,7 @@ from ranking.data.encode import Encoder
 from ranking.data.findings import FeatureSummary, Finding, TaskSummary
 from ranking.data.sketch import SAMPLE_SIZE, Sample
 from ranking.data.targets import groups, targets
-from ranking.errors import InputError
+from ranking.errors import InputError, one_line
 from ranking.schema import DenseFeature, Feature, Task
 
 _FEATURE = "feature:"  # before every name in the file of samples: numpy has keywords that a feature may be named
@@ -105,7 +105,7 @@ class Profile:
             features = tuple(FeatureSummary(**feature) for feature in content["features"])
             return cls(content["name"], content["rows"], tasks, features, samples, {})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"{directory}: got {reason!r}; expected the profile of a data set") from None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ranking.data.columns import FLOAT32_MAX, Bool, Column, Float64, RawRows, fit_float32, plain
 from ranking.data.hashing import Int64, hash_keys, integers
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.expression import Expression
 from ranking.schema import NO_USER, ColumnSpace, Schema, Task
 
@@ -86,7 +86,7 @@ def _evaluate(expression: Expression, raw: RawRows, where: str) -> Column:
         result = expression(columns)
     except pa.ArrowException as error:
         types = ", ".join(f"{name}: {values.type}" for name, values in columns.items())
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{where} {str(expression)!r}: got {types}; expected what it can use ({reason})") from None
     values = pa.repeat(result, len(raw)) if isinstance(result, pa.Scalar) else plain(result)
     return Column(str(expression), values, raw.row, where)

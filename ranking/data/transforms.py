@@ -19,7 +19,7 @@ from ranking.data.columns import Column, Float, Float64, RawRows, RowError
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import blame, file_system
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.schema import (
     MAX_ROWS,
     Bucketised,
@@ -330,5 +330,5 @@ def _read_keys(fs: fsspec.AbstractFileSystem, path: str) -> pa.Array:
         with fs.open(path, "rb") as file:
             return pq.read_table(file, page_checksum_verification=True)["value"].combine_chunks()
     except (OSError, pa.ArrowException, KeyError) as error:
-        text = str(error).splitlines()[0]
+        text = first_line(error)
         raise blame(error)(f"{path}: {text}; expected the vocabulary that `prepare` fits") from None

@@ -19,6 +19,7 @@ from ranking.distributed.collectives import collective_error
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, table_of
 from ranking.distributed.settings import ShardingConfig
 from ranking.distributed.world import World
+from ranking.errors import first_line
 from ranking.schema import Schema
 
 _AUTO = {"cpu": ["table_wise"], "cuda": ["table_wise", "column_wise", "row_wise", "table_row_wise"]}
@@ -120,7 +121,7 @@ def _plan(
     try:
         return planner.plan(module, [sharder])
     except PlannerError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise collective_error(f"sharding: no plan for {world.size} x {device}: {reason}", world) from None
 
 

@@ -18,7 +18,7 @@ from ranking.distributed.fbgemm import check_fbgemm
 from ranking.distributed.meeting import meet
 from ranking.distributed.process import die_with_parent, keep_memory
 from ranking.distributed.pulse import Pulse
-from ranking.errors import InputError, RankZeroReportsError
+from ranking.errors import InputError, RankZeroReportsError, first_line
 
 _MALLOC = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
 _REACH = timedelta(seconds=20)  # an agent's store is there before its workers, or the agent has died meanwhile
@@ -144,7 +144,7 @@ def _init(device: str, rank: int, size: int, timeout: timedelta) -> dist.Store:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except dist.DistNetworkError as error:
         address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ['MASTER_PORT']}"
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"MASTER_PORT: cannot use {address} ({reason}); expected a free, reachable port") from None
     return store
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 from ranking.redact import redact_text
 
 if TYPE_CHECKING:
@@ -187,4 +187,4 @@ def _mlflow_exception() -> type[Any]:
 
 
 def _brief(error: Exception) -> str:
-    return redact_text(str(error).splitlines()[0])[:300]
+    return redact_text(first_line(error))[:300]

@@ -25,7 +25,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
 
 import ranking
-from ranking.errors import InputError, ServiceError
+from ranking.errors import InputError, ServiceError, one_line
 from ranking.serving.ranker import Ranker
 
 if not sys.stderr.isatty():
@@ -131,7 +131,7 @@ def _download(model_uri: str, folder: str) -> Path:
         place = repository.download_artifacts("artifacts", None if local else folder) if inside else folder
         found = list(Path(place).glob("*/model.json"))
     except Exception as error:  # every kind of store has its own
-        reason = " ".join(str(error).split())[:_LONGEST]
+        reason = one_line(error)[:_LONGEST]
         kind = InputError if _is_refusal(error) else ServiceError
         raise kind(f"{model_uri}: {reason}; expected a model that training logged") from error
     if len(found) != 1:

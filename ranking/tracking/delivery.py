@@ -32,6 +32,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_MODEL_IS_EXTERNAL
 
+from ranking.errors import first_line
 from ranking.redact import redact_text
 from ranking.tracking.spool import Event, write_atomically
 
@@ -240,7 +241,7 @@ class MlflowSink:
             client.set_terminated(self.identity.run_id, event["status"], event["time"])
 
     def _reject(self, what: dict[str, Any], error: Exception) -> None:
-        reason = redact_text(str(error).splitlines()[0])[:500]
+        reason = redact_text(first_line(error))[:500]
         logger.warning("tracking: refused, kept in %s: %s", self._directory / "rejected.jsonl", reason)
         with (self._directory / "rejected.jsonl").open("a") as file:
             file.write(json.dumps({**what, "reason": reason}, default=str) + "\n")

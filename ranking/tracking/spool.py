@@ -19,6 +19,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
+from ranking.errors import described
 from ranking.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class Spool:
 
 
 def _brief(error: Exception) -> str:
-    return redact_text(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
+    return redact_text(described(error))[:300]
 
 
 def _parse(line: bytes) -> Event | None:

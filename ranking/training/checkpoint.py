@@ -44,7 +44,7 @@ from ranking.training.commits import (
 )
 from ranking.training.layout import LayoutLoadPlanner, LayoutSavePlanner, TensorLayout, layout_of, outlines
 from ranking.training.state import Progress, TrainState
-from ranking.training.stored import Stored, one_line, reason
+from ranking.training.stored import Stored, brief, reason
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def _agree(work: Callable[[], T], world: World) -> list[T]:
     except InputError as error:
         refusal = str(error), error.code
     except Exception as error:
-        failure = f"rank {world.rank}: {one_line(error)}"
+        failure = f"rank {world.rank}: {brief(error)}"
     found = all_gather((value, refusal, failure), world)
     for _, refused, failed in found:
         if refused or failed:

@@ -17,7 +17,7 @@ from ranking.training.checkpoint import Checkpoints, SaveError
 from ranking.training.commits import Commit
 from ranking.training.layout import TensorLayout
 from ranking.training.state import Progress, TrainState
-from ranking.training.stored import one_line
+from ranking.training.stored import brief
 
 log = logging.getLogger(__name__)
 
@@ -137,5 +137,5 @@ class _Flight:
             if isinstance(error, SaveError):
                 self._then(None)
             elif not isinstance(error, InputError | RuntimeError):  # unforeseen, and no other rank's broken connection
-                self._world.pulse.trouble = f"step {self.step}: the save failed: {one_line(error)}"
+                self._world.pulse.trouble = f"step {self.step}: the save failed: {brief(error)}"
             self.outcome.set_exception(error)

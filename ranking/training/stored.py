@@ -15,7 +15,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from ranking.errors import InputError
+from ranking.errors import InputError, described, one_line
 from ranking.training.commits import Commit, attempt_path
 from ranking.training.layout import LayoutLoadPlanner, layout_of
 
@@ -89,7 +89,7 @@ class Stored(FileSystemReader):
             places = {info.relative_path for info in metadata.storage_data.values()}
             entries = metadata.state_dict_metadata.values()
         except (pickle.UnpicklingError, AttributeError, EOFError, OSError, TypeError, ValueError) as error:
-            raise InputError(f"{file}: {' '.join(str(error).split())}; expected DCP's metadata") from None
+            raise InputError(f"{file}: {one_line(error)}; expected DCP's metadata") from None
         if odd := sorted(places - self.commit.files.keys()):
             raise InputError(f"{file}: names {odd[0]!r}; expected files of the commit of step {self.commit.step}")
         if not all(isinstance(entry, TensorStorageMetadata) for entry in entries):
@@ -101,13 +101,12 @@ class Stored(FileSystemReader):
 def reason(error: CheckpointException) -> str:
     """The first rank's failure as one line: the exception is no Exception, and its text is every rank's stack."""
     rank, (failure, _) = min(error.failures.items(), key=lambda item: item[0])
-    return f"rank {rank}: {one_line(failure)}"
+    return f"rank {rank}: {brief(failure)}"
 
 
-def one_line(error: BaseException) -> str:
-    """What happened, without the stack."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+def brief(error: BaseException) -> str:
+    """What happened, without the stack; an OSError tells its type by itself."""
+    return (one_line if isinstance(error, OSError) else described)(error)[:300]
 
 
 class _Unpickler(pickle.Unpickler):

@@ -23,7 +23,7 @@ from ranking.data.recipes.rates import RatesConfig, append_rates
 from ranking.data.recipes.tables import read_table
 from ranking.data.recipes.trees import TreesConfig, append_trees
 from ranking.data.writer import WriterConfig, write_dataset
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 
 PUBLISHER = "https://archive.ics.uci.edu/dataset/117"
 
@@ -146,7 +146,7 @@ def _parse(source: Path, name: str, raw: bytes) -> pa.Table:
             convert_options=csv.ConvertOptions(column_types=TYPES, strings_can_be_null=False),
         )
     except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{source}: {name}: got {reason!r}; expected {len(_COLUMNS)} columns as published") from None
     strings = (pa.types.is_large_string(kind) for kind in TYPES.values())
     trimmed = [pc.utf8_ltrim_whitespace(c) if s else c for c, s in zip(table.columns, strings, strict=True)]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from ranking.data.storage import Store
-from ranking.errors import InputError
+from ranking.errors import InputError, first_line
 
 Types = Mapping[str, pa.DataType]
 
@@ -41,7 +41,7 @@ def converted(values: pa.ChunkedArray, kind: pa.DataType, name: str, path: Path)
     try:
         return pc.cast(values, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: column {name!r}: got {values.type}; expected {kind} ({reason})") from None
 
 
@@ -64,4 +64,4 @@ def _read_csv(path: Path, types: Types) -> pa.Table:
     try:
         return csv.read_csv(path, convert_options=convert)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: got {str(error).splitlines()[0]!r}; expected CSV with a header") from None
+        raise InputError(f"{path}: got {first_line(error)!r}; expected CSV with a header") from None
