@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
 
 import torch
 
 from ranking.config import RunConfig
 from ranking.data.encode import Encoder
-from ranking.data.loader import DataConfig, Loader
+from ranking.data.loader import DataConfig, Loader, Split
 from ranking.data.manifest import Manifest
 from ranking.data.plan import Plan, Position
 from ranking.data.quarantine import Damage, Quarantine
@@ -18,7 +17,6 @@ from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.embeddings import ShardedEmbeddings, fuse_optimizers
 from ranking.distributed.sharding import fill_tables, shard
 from ranking.distributed.world import World
-from ranking.errors import InputError
 from ranking.models import zoo
 from ranking.models.ranker import RankingModel
 from ranking.objective.loss import Objective
@@ -27,8 +25,6 @@ from ranking.training.feed import Feed, Stop
 from ranking.training.optimizer import Optimizers
 from ranking.training.state import TrainState
 from ranking.training.step import TrainStep
-
-Split = Literal["train", "validation", "test"]
 
 
 class Assembly:
@@ -69,10 +65,7 @@ class Assembly:
     def manifest(self, split: Split) -> Manifest:
         """The footers of a split: read once, by rank 0."""
         data = self.config.data
-        urls = getattr(data, split)
-        if not urls:
-            raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
-        columns = self.config.schema.columns()
+        urls, columns = data.urls(split), self.config.schema.columns()
         return on_rank_zero(lambda: data.manifest(urls, columns, f"data.{split}"), self.world)
 
     def plan(self, manifest: Manifest) -> Plan:

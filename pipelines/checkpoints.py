@@ -16,6 +16,7 @@ from pipelines.job import jobs, say
 from ranking.config import RunConfig
 from ranking.distributed.world import World
 from ranking.errors import InputError
+from ranking.files import remove
 from ranking.training.checkpoint import read_model
 from ranking.training.commits import (
     Commit,
@@ -26,7 +27,6 @@ from ranking.training.commits import (
     orphans,
     ranked,
     read_commits,
-    remove,
     verify,
 )
 from ranking.training.lease import hold

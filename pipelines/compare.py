@@ -20,11 +20,11 @@ from ranking.data.plan import Position
 from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED, InputError
+from ranking.files import write_atomically
 from ranking.metrics import Predictions
 from ranking.schema import Task
 from ranking.tracking import sharing
 from ranking.tracking.runs import Run, git_revision
-from ranking.tracking.spool import write_atomically
 from ranking.training.commits import attempt_path, read_commits
 from ranking.training.lease import hold
 from ranking.training.ledger import Ledger, compare_task, gradient_cosines
@@ -186,8 +186,7 @@ def _taken(directory: Path, config: RunConfig) -> RunConfig:
 
 def _begin(config: RunConfig, directory: Path) -> str:
     """The MLflow run above the trainings; its id, or "" while MLflow is out of reach."""
-    if not getattr(config.data, config.compare.split):
-        raise InputError(f"data.{config.compare.split}: missing; expected URLs of Parquet files")
+    config.data.urls(config.compare.split)
     run = _run(config, directory)
     run.finish("RUNNING")
     return run.run_id

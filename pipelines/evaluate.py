@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,22 +11,21 @@ from pipelines.job import job, say
 from pipelines.offline import predict
 from pipelines.score import load, model_uri
 from ranking.config import RunConfig
+from ranking.data.loader import Split
 from ranking.errors import InputError
 from ranking.metrics import auc_table, evaluate_predictions
 from ranking.promotion.registry import Registry
 
 Model = Annotated[str, typer.Option(help="champion, challenger, previous_champion, or the number of a version.")]
-Split = Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the `data` section.")]
+SplitOption = Annotated[Split, typer.Option(help="Split of the `data` section.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file for the whole EvaluationReport.")]
 
 
-def evaluate(config: RunConfig, model: Model = "champion", split: Split = "test", output: Output = None) -> None:
+def evaluate(config: RunConfig, model: Model = "champion", split: SplitOption = "test", output: Output = None) -> None:
     """Evaluate a registered model on a split of the configuration's data."""
     if output is not None and not output.parent.is_dir():
         raise InputError(f"--output: got {output}; expected a file in a directory that exists")
-    urls = getattr(config.data, split)
-    if not urls:
-        raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
+    urls = config.data.urls(split)
     uri = model_uri(Registry(config.tracking.uri, config.registry.name), model)
     rows = config.data.manifest(urls, config.schema.columns(), f"data.{split}")
     ranker = load(uri)

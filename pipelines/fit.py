@@ -58,7 +58,7 @@ class Fit:
         self.manifest = self.parts.manifest("train")
         self.validation = self.parts.manifest("validation")
         self.steps = self.parts.plan(self.manifest).steps
-        self.state = self.parts.state(config.training.steps or config.training.epochs * self.steps)
+        self.state = self.parts.state(config.training.total_steps(self.steps))
         self.checkpoints = Checkpoints(
             config.output / "checkpoints", config.checkpoints, world, fence or (lambda: None)
         )
@@ -71,7 +71,7 @@ class Fit:
     def finished(self) -> bool:
         """Whether the steps of the budget are done and evaluated."""
         training, progress = self.parts.config.training, self.state.progress
-        return progress.evaluated and progress.step >= (training.steps or training.epochs * self.steps)
+        return progress.evaluated and progress.step >= training.total_steps(self.steps)
 
     def _pin_validation(self) -> None:
         """Let all scores of the run be of the same rows; where none was found yet, these are the ones."""

@@ -10,16 +10,11 @@ import typer
 
 from pipelines.comparison import compare, read_pinned
 from pipelines.job import job, say
-from pipelines.offline import predict
 from pipelines.run_directory import pinned
 from ranking.config import RunConfig
-from ranking.data.manifest import Manifest
 from ranking.errors import EXIT_NOT_PROMOTED, EXIT_OK, EXIT_WAITING, InputError
-from ranking.metrics import Predictions
 from ranking.promotion.registry import ChampionChangedError, Registry, RegistryError
 from ranking.promotion.verdict import Verdict
-
-__all__ = ["compare", "promote", "read_pinned", "scores"]
 
 _ATTEMPTS = 3
 _OUTCOMES = {
@@ -82,13 +77,6 @@ def promote(
         say(told)
         return code
     raise RegistryError(f"registry {registry.name}: the champion changed {_ATTEMPTS} times during the comparison")
-
-
-def scores(registry: Registry, version: int, rows: Manifest, config: RunConfig) -> Predictions:
-    """What a registered version, which must have every task of the configuration, says about the pinned rows."""
-    from ranking.serving.packaging import fetch  # importing MLflow takes seconds, which wrong options need not wait
-
-    return predict(fetch(registry.uri(version)), rows, config)
 
 
 def _code(verdict: Verdict, config: RunConfig, approved: bool) -> int:

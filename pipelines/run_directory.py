@@ -7,8 +7,8 @@ from pathlib import Path
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
 from ranking.data.quarantine import Damage
+from ranking.files import write_atomically
 from ranking.metrics import EvaluationReport
-from ranking.tracking.spool import write_atomically
 
 
 class RunReport(EvaluationReport):

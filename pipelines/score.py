@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +15,7 @@ from ranking.config import RunConfig
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.errors import InputError
+from ranking.files import replacing
 from ranking.promotion.registry import Registry
 from ranking.serving.ranker import Ranker
 
@@ -44,7 +41,7 @@ def score(config: RunConfig, input: Input, output: Output, model: Model = "champ
     columns = tuple(dict.fromkeys([*kept, *ranker.inputs]))
     manifest = config.data.manifest(input, columns, "--input")
     decoder = config.data.decoder(manifest)
-    with published(output) as draft:
+    with replacing(output) as draft:
         write(ranker, kept, manifest, decoder, draft, uri)
     say(f"{manifest.rows} rows of {len(manifest.shards)} files scored by {uri} into {output}")
 
@@ -94,19 +91,6 @@ def write(ranker: Ranker, kept: tuple[str, ...], manifest: Manifest, decoder: De
                     raise InputError(f"{shard.url}: row group {place}: {error}") from None
                 writer.write_table(pa.table([*table.select(kept).columns, *answer.columns], schema=schema))
                 group += 1
-
-
-@contextmanager
-def published(output: Path) -> Iterator[Path]:
-    """A directory to write into that becomes `output` at the end, unless something is raised."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    draft.chmod(output.parent.stat().st_mode & 0o777)  # mkdtemp's own is for the user alone
-    try:
-        yield draft
-        draft.rename(output)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 main = job(score)

@@ -92,7 +92,7 @@ def watched(run: NullRun, fit: Fit) -> Tracker:
     config = fit.parts.config
     if config.metrics.textfile is None or not fit.parts.world.is_rank_zero:
         return run
-    target = config.training.steps or config.training.epochs * fit.steps
+    target = config.training.total_steps(fit.steps)
     return Watched(run, Textfile(config.metrics, config.registry.name), target)
 
 

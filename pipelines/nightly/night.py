@@ -21,8 +21,8 @@ from ranking.errors import (
     EXIT_WAITING,
     InputError,
 )
+from ranking.files import write_atomically
 from ranking.schema import Frozen
-from ranking.tracking.spool import write_atomically
 
 Stage = Literal["begun", "examined", "prepared", "trained", "judged", "decided"]
 """The stage that is done; a night that ends before its time goes on after it."""

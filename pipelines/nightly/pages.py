@@ -15,9 +15,9 @@ from pipelines.nightly.html import page
 from pipelines.nightly.night import Night, Outcome, Score
 from pipelines.studies.markdown import table
 from ranking.config import RunConfig
+from ranking.files import write_atomically
 from ranking.promotion.verdict import Verdict
 from ranking.redact import MASK, redact_text, redact_words
-from ranking.tracking.spool import write_atomically
 
 HEADLINES: dict[Outcome, str] = {
     "promoted": "Promoted: version {version} is the new champion.",

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pipelines.job import say
 from pipelines.tuning.study import best, locked
 from ranking.config import RunConfig, overlay
+from ranking.files import write_atomically
 from ranking.redact import redact
 from ranking.tracking.runs import Run, git_revision
-from ranking.tracking.spool import write_atomically
 
 _SHOWN = 5
 _RUN_ID = "mlflow.run_id"

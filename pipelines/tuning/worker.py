@@ -55,7 +55,7 @@ def _evaluated(config: RunConfig, world: World) -> tuple[int, int]:
     parts = Assembly(config, world)
     epoch = parts.plan(parts.manifest("train")).steps
     parts.manifest("validation")
-    return config.evaluation.every or epoch, config.training.steps or config.training.epochs * epoch
+    return config.evaluation.every or epoch, config.training.total_steps(epoch)
 
 
 def _open(config: RunConfig, directory: Path, steps: tuple[int, int]) -> Study:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,8 @@ Urls = Annotated[
         lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
     ),
 ]
+
+Split = Literal["train", "validation", "test"]
 
 _SPAN_ROWS = 65_536
 
@@ -73,6 +75,17 @@ class DataConfig(Frozen):
     def store(self) -> Store:
         """Where the URLs lie."""
         return Store(self.storage_options, self.retry)
+
+    def urls(self, split: Split) -> Urls:
+        """Where a split lies.
+
+        Raises:
+            InputError: the configuration does not say.
+        """
+        urls: Urls = getattr(self, split)
+        if not urls:
+            raise InputError(f"data.{split}: missing; expected URLs of Parquet files")
+        return urls
 
     def manifest(self, urls: Sequence[str], columns: Sequence[str] | None, key: str) -> Manifest:
         """What lies behind URLs; `key` names them in errors."""

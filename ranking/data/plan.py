@@ -134,10 +134,6 @@ class Plan:
         start, width = self._offset(share), self.width(share)
         return full * width + min(max(rest - start, 0), width)
 
-    def lane(self, lane: int, epoch: int) -> Iterator[Block]:
-        """The blocks of one lane in an epoch."""
-        return self.blocks(range(lane, lane + 1), epoch)
-
     def blocks(self, share: range, epoch: int, step: int = 0) -> Iterator[Block]:
         """What a share reads from `step` of an epoch on; of what lies before, at most the rest of its first block."""
         if self.order == "shuffled":

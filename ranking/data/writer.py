@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from ranking.errors import InputError
+from ranking.files import replacing
 from ranking.schema import Frozen
 
 
@@ -26,30 +24,6 @@ class WriterConfig(Frozen):
         4096, ge=1, description="Most rows of a row group; the loader permutes row groups, so a file needs several."
     )
     overwrite: bool = Field(False, description="Replace a data set that is already there.")
-
-
-@contextmanager
-def replacing(directory: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A new directory beside `directory` that takes its name when the block ends, and vanishes when it raises.
-
-    Readers never see a half-written data set. A killed process leaves only a hidden sibling `.<name>.<hex>` behind.
-
-    Args:
-        directory: local path; its parents are made.
-        overwrite: replace what is there; else `directory` must be missing or empty.
-
-    Raises:
-        InputError: `directory` is a file, or holds something and `overwrite` is false.
-    """
-    _refuse_occupied(directory, overwrite)
-    new = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    new.mkdir(parents=True)
-    try:
-        yield new
-        _refuse_occupied(directory, overwrite)  # another job may have finished first
-        _swap(new, directory)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_dataset(tables: Iterable[pa.Table], directory: Path, partition: str, config: WriterConfig) -> None:
@@ -88,24 +62,3 @@ def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     rest = table.drop_columns([column])
     for value in pc.unique(values):
         yield value.as_py(), rest.filter(pc.equal(values, value))
-
-
-def _refuse_occupied(directory: Path, overwrite: bool) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: got a file; expected a directory to write to")
-    if not overwrite and directory.exists() and any(directory.iterdir()):
-        raise InputError(f"{directory}: not empty; expected a new directory, or `overwrite: true` to replace it")
-
-
-def _swap(new: Path, directory: Path) -> None:
-    if not directory.exists():
-        new.rename(directory)
-        return
-    old = directory.with_name(f"{new.name}.old")
-    directory.rename(old)  # a directory cannot be renamed over one that holds files
-    try:
-        new.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old)

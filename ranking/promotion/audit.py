@@ -93,7 +93,7 @@ class Audit:
         Returns:
             What stands in the trail; void where another change of the champion came first.
         """
-        self._store.create(f"decision:/{decision.version}", tags=_tags(decision))
+        self._store.register(f"decision:/{decision.version}", tags=_tags(decision))
         recent = (found for found in self._recent() if found.nonce == decision.nonce)
         return next(recent, None) or next(found for found in self.decisions() if found.nonce == decision.nonce)
 

@@ -72,19 +72,6 @@ class Registry(ModelStore):
         """The trail of decisions."""
         return Audit(self)
 
-    def register(self, model_uri: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> int:
-        """Add a version; no alias moves.
-
-        Args:
-            model_uri: `models:/<model id>`, or where the packaged model lies.
-            run_id: MLflow run that trained it.
-            tags: tags of the version, such as the checkpoint and the manifest digest.
-
-        Returns:
-            The number of the new version.
-        """
-        return self.create(model_uri, run_id, tags)
-
     def uri(self, version: int) -> str:
         """What to load a version by."""
         return f"models:/{self.name}/{version}"

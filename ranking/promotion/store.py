@@ -45,17 +45,26 @@ class ModelStore:
         other.__dict__["_client"] = self._client
         return other
 
-    def create(self, source: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> int:
-        """Add a version, and the model itself where it is not there yet; MLflow gives every version its own number."""
-        settings: dict[str, Any] = {"run_id": run_id, "tags": dict(tags or {}), "model_id": model_id(source)}
+    def register(self, uri: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> int:
+        """Add a version, and the model itself where it is not there yet; no alias moves.
+
+        Args:
+            uri: `models:/<model id>`, or where the packaged model lies.
+            run_id: MLflow run that trained it.
+            tags: tags of the version, such as the checkpoint and the manifest digest.
+
+        Returns:
+            The number that MLflow gives it, and no other version.
+        """
+        settings: dict[str, Any] = {"run_id": run_id, "tags": dict(tags or {}), "model_id": model_id(uri)}
         with self._reaching():
             try:
-                version = self._client.create_model_version(self.name, source, **settings)
+                version = self._client.create_model_version(self.name, uri, **settings)
             except _mlflow_exception() as error:
                 if error.error_code != _MISSING:
                     raise
                 self._create_model()
-                version = self._client.create_model_version(self.name, source, **settings)
+                version = self._client.create_model_version(self.name, uri, **settings)
             return int(version.version)
 
     def versions(self) -> list[ModelVersion]:

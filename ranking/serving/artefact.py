@@ -7,8 +7,6 @@ transforms/         what `prepare` fitted
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
+from ranking.files import replacing
 from ranking.models.base import ArchitectureConfig
 from ranking.models.ranker import RankingModel
 from ranking.models.zoo import ModelConfig, build, prefixes
@@ -91,17 +90,11 @@ def export(
     if directory.exists() and not (directory / _DESCRIPTION).exists():
         raise InputError(f"{directory}: exists and is no serving artefact; expected a free name")
     description = _describe(schema, model, transforms, fusion or FusionConfig(), metadata or {})
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with replacing(directory, overwrite=True) as draft:
         transforms.save(str(draft / _TRANSFORMS))
         save_file(dict(_served(tensors)), draft / _WEIGHTS)
         (draft / _DESCRIPTION).write_text(description.model_dump_json(by_alias=True, indent=2) + "\n")
         load(draft)  # what is published has been opened once
-        shutil.rmtree(directory, ignore_errors=True)
-        draft.rename(directory)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return directory
 
 

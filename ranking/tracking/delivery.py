@@ -33,8 +33,9 @@ from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_MODEL_IS_EXTERNAL
 
 from ranking.errors import first_line
+from ranking.files import write_atomically
 from ranking.redact import redact_text
-from ranking.tracking.spool import Event, write_atomically
+from ranking.tracking.spool import Event
 
 logger = logging.getLogger(__name__)
 
@@ -192,12 +193,9 @@ class MlflowSink:
         outputs = client.get_run(run_id).outputs
         if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-        of_model = {"model_id": model.model_id}
-        if event["digest"]:
-            of_model |= {"dataset_name": event["dataset"], "dataset_digest": event["digest"]}
         # A model's NaN would be stored as 0 and an undefined AUC would rank: only the run keeps it.
         metrics = [
-            Metric(key, value, event["time"], step, **(of_model if math.isfinite(value) else {}))
+            Metric(key, value, event["time"], step, model_id=model.model_id if math.isfinite(value) else None)
             for key, value in event["values"].items()
         ]
         self._log_batch(client, metrics)

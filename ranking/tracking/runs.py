@@ -97,14 +97,13 @@ class NullRun:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers of a step, such as `loss` or `auc/click`."""
 
-    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float], dataset_digest: str = "") -> None:
+    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float]) -> None:
         """Log an evaluated checkpoint as the LoggedModel `step-<step>`, searchable by its metrics.
 
         Args:
             step: Optimizer updates taken (the N of AUC@N-steps).
             uri: Where the committed checkpoint lies.
             metrics: Metrics of the evaluation; one that is not finite stays with the run, so that it cannot rank.
-            dataset_digest: Digest of the evaluated data.
         """
 
     def log_figure(self, file: Path) -> None:
@@ -148,9 +147,9 @@ class NullRun:
 class Run(NullRun):
     """One MLflow run, fed through the spool in `<run directory>/tracking`."""
 
-    def __init__(self, config: TrackingConfig, directory: Path, dataset: Dataset | None = None) -> None:
+    def __init__(self, config: TrackingConfig, directory: Path) -> None:
         """Use `Run.open`."""
-        self._config, self._dataset = config, dataset
+        self._config = config
         self._sink = _sink(config, directory)
         self._spool = Spool(directory, self._sink, max_backoff=config.max_backoff)
         self._system: SystemMetrics | None = None
@@ -184,7 +183,7 @@ class Run(NullRun):
         begun = RunIdentity.load(folder) is not None
         if not begun:
             RunIdentity(uuid.uuid4().hex, _now()).save(folder)
-        run = cls(config, folder, dataset)
+        run = cls(config, folder)
         run.continued = begun
         settings = resolved_config if isinstance(resolved_config, Mapping) else yaml.safe_load(resolved_config)
         if begun:
@@ -214,7 +213,7 @@ class Run(NullRun):
         numbers = {key: float(value) for key, value in values.items()}
         self._spool.append({"kind": "metrics", "time": _now(), "step": int(step), "values": numbers})
 
-    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float], dataset_digest: str = "") -> None:
+    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float]) -> None:
         """See `NullRun.log_checkpoint`; written to the spool at once."""
         self._spool.append(
             {
@@ -223,8 +222,6 @@ class Run(NullRun):
                 "step": int(step),
                 "uri": redact_text(uri),
                 "values": {key: float(value) for key, value in metrics.items()},
-                "dataset": self._dataset.name if self._dataset else "evaluation",
-                "digest": dataset_digest[:_DIGEST_LENGTH],
             }
         )
 

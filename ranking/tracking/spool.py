@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ranking.errors import described
+from ranking.files import write_atomically
 from ranking.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,6 @@ class Sink(Protocol):
     def close(self) -> None:
         """Release connections."""
         ...
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 class Journal:

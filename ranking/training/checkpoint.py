@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ranking.distributed.collectives import all_gather, broadcast, collective_error, on_rank_zero
 from ranking.distributed.world import World
 from ranking.errors import InputError
+from ranking.files import fsync_directory, remove, write_durably
 from ranking.training.commits import (
     CheckpointConfig,
     Commit,
@@ -34,13 +35,10 @@ from ranking.training.commits import (
     mark,
     ranked,
     read_commits,
-    remove,
     set_aside,
     supersede,
     sweep,
-    sync,
     verify,
-    write,
 )
 from ranking.training.layout import LayoutLoadPlanner, LayoutSavePlanner, TensorLayout, layout_of, outlines
 from ranking.training.state import Progress, TrainState
@@ -176,14 +174,14 @@ class Checkpoints:
         """This rank's files, read back."""
         names = [file.name for file in path.glob(f"__{self.world.rank}_*")]
         if self.world.is_rank_zero:
-            write(path / "progress.json", progress.model_dump_json())
+            write_durably(path / "progress.json", progress.model_dump_json())
             names += [".metadata", "progress.json"]
         return hashes(path, names)
 
     def _commit(self, commit: Commit) -> None:
         path = self.path(commit)
         for folder in (path, path.parent, self.directory):
-            sync(folder)
+            fsync_directory(folder)
         self.fence()
         if self._restored is not None and self._restored.step == commit.step:
             supersede(self.directory, self._restored, commit)  # the same state, evaluated since

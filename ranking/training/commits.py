@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from ranking.errors import InputError
+from ranking.files import fsync_directory, remove, write_durably
 from ranking.schema import Frozen
 
 log = logging.getLogger(__name__)
@@ -148,14 +149,14 @@ def mark(directory: Path, commit: Commit) -> None:
     target = _marker(directory, commit)
     draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
     try:
-        write(draft, commit.text)
+        write_durably(draft, commit.text)
         os.link(draft, target)  # put-if-absent: fails where a commit of this step stands
     except FileExistsError:
         raise InputError(f"{target}: step {commit.step} is already committed by another process") from None
     finally:
         draft.unlink(missing_ok=True)
     try:
-        sync(target.parent)
+        fsync_directory(target.parent)
     except OSError:
         target.unlink(missing_ok=True)  # it may not last, so that nobody shall rely on it
         raise
@@ -172,12 +173,12 @@ def supersede(directory: Path, before: Commit, commit: Commit) -> None:
         raise InputError(f"{target}: step {commit.step} is already committed by another process")
     draft = target.with_suffix(f".{uuid.uuid4().hex[:8]}.draft")
     try:
-        write(draft, commit.text)
+        write_durably(draft, commit.text)
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
     with suppress(OSError):  # both are whole: where it is not sure which one lasts, the files of both stay
-        sync(target.parent)
+        fsync_directory(target.parent)
         remove(attempt_path(directory, before))
 
 
@@ -240,31 +241,6 @@ def sweep(directory: Path) -> int:
     if found:
         log.info("%s: removed %d leftovers of saves that were killed", directory, len(found))
     return len(found)
-
-
-def remove(path: Path) -> None:
-    """Remove a directory or file as far as it can be; a link, not what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file down to the disk."""
-    with file.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync(directory: Path) -> None:
-    """Make new names in a directory last."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _marker(directory: Path, commit: Commit) -> Path:

@@ -19,14 +19,20 @@ class TrainingConfig(Frozen):
     log_every: int = Field(50, ge=1, description="Steps between log lines and training-curve points.")
     precision: Literal["fp32", "bf16"] = "fp32"
     hang_timeout: float = Field(
-        600, gt=0, description="Seconds without a step, an evaluated batch or a checkpoint after which the job hangs."
+        600,
+        gt=0,
+        description="Seconds without a step, an evaluated batch or a checkpoint until the job counts as hung.",
     )
     collective_timeout: float = Field(
         900, gt=0, description="Seconds a collective waits for a rank; more than `hang_timeout`, which names the rank."
     )
     matmul: Literal["highest", "high", "medium"] = Field(
-        "highest", description="torch.set_float32_matmul_precision; see README on CPU back ends."
+        "highest", description="torch.set_float32_matmul_precision; see docs/performance.md, Settings."
     )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Updates of the whole run."""
+        return self.steps or self.epochs * steps_per_epoch
 
 
 class EvaluationConfig(Frozen):

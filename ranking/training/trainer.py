@@ -76,7 +76,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Updates of the whole run."""
-        return self.config.steps or self.config.epochs * self.steps_per_epoch
+        return self.config.total_steps(self.steps_per_epoch)
 
     def train(self) -> bool:
         """Run to the step budget, evaluating and checkpointing on the way.

@@ -46,7 +46,9 @@ def test_every_row_comes_exactly_once_an_epoch(plan):
 @given(plans(orders=("shuffled",)))
 @settings(max_examples=100, deadline=None)
 def test_the_epoch_has_as_many_steps_as_the_longest_lane_needs(plan):
-    lanes = [sum(len(ordered(plan, block)) for block in plan.lane(lane, 0)) for lane in range(plan.lanes)]
+    lanes = [
+        sum(len(ordered(plan, block)) for block in plan.blocks(range(lane, lane + 1), 0)) for lane in range(plan.lanes)
+    ]
     assert lanes == [(v + 1) * plan.rows // plan.lanes - v * plan.rows // plan.lanes for v in range(plan.lanes)]
     assert plan.steps == -(-max(lanes) // (plan.batch_size // plan.lanes))
 
@@ -119,14 +121,14 @@ def test_a_chronological_plan_is_the_same_in_every_epoch():
 
 def test_rows_are_shuffled_only_within_their_block():
     plan = Plan([10] * 12, DIGEST, batch_size=4, lanes=2, block=3)
-    for block in plan.lane(0, 0):
+    for block in plan.blocks(range(1), 0):
         assert len(block.pieces) == 3
         np.testing.assert_array_equal(np.sort(block.order()), np.arange(30))
 
 
 def test_a_plan_of_a_billion_rows_costs_what_its_row_groups_cost():
     plan = Plan([10**6] * 1000, DIGEST, batch_size=8192)
-    blocks = [block for lane in range(8) for block in plan.lane(lane, 0)]
+    blocks = [block for lane in range(8) for block in plan.blocks(range(lane, lane + 1), 0)]
     assert plan.steps == 122_071
     assert sum(block.pieces.size for block in blocks) <= 3 * (1000 + 8)
 

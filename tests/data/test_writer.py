@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ranking.data.manifest import Manifest
-from ranking.data.writer import WriterConfig, replacing, write_dataset
+from ranking.data.writer import WriterConfig, write_dataset
 from ranking.errors import InputError
+from ranking.files import replacing
 
 ROWS = pa.table({"day": ["mon", "tue", "mon", "tue", "mon"], "x": [0, 1, 2, 3, 4]})
 

@@ -36,8 +36,8 @@ from ranking.config import RunConfig, load
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError, ServiceError
+from ranking.files import write_atomically
 from ranking.metrics import Predictions
-from ranking.tracking.spool import write_atomically
 from tests.launch import free_port, run
 from tests.workspace import content, impressions
 

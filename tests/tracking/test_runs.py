@@ -64,7 +64,7 @@ def test_every_evaluated_step_is_a_model_that_metrics_find(
 ) -> None:
     with Run.open(config, tmp_path, SETTINGS, dataset=DATASET) as run:
         for step, auc in ((100, 0.6), (200, 0.8), (300, 0.7), (400, math.nan)):
-            run.log_checkpoint(step, f"file:///run/{step}", {"click/auc": auc, "click/rows": 10}, "e" * 64)
+            run.log_checkpoint(step, f"file:///run/{step}", {"click/auc": auc, "click/rows": 10})
 
     experiment = experiment_id(client, config)
     best = client.search_logged_models(
@@ -75,10 +75,7 @@ def test_every_evaluated_step_is_a_model_that_metrics_find(
     assert best[0].tags["checkpoint_uri"] == "file:///run/200"
     assert best[0].model_type == "checkpoint"
     assert best[0].status == "READY"
-    assert {(m.key, m.dataset_name, m.dataset_digest) for m in best[0].metrics} == {
-        ("click/auc", "kuairand", "e" * 36),
-        ("click/rows", "kuairand", "e" * 36),
-    }
+    assert {metric.key for metric in best[0].metrics} == {"click/auc", "click/rows"}
     assert [metric.key for metric in best[3].metrics] == ["click/rows"], "an undefined metric must not rank a model"
     outputs = client.get_run(run.run_id).outputs.model_outputs
     assert {output.step: output.model_id for output in outputs}[200] == best[0].model_id

@@ -211,7 +211,7 @@ class Lifting(NullRun):
             if self.lift:
                 subprocess.run(["rm", *self.ballast], check=True)
 
-    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float], dataset_digest: str = "") -> None:
+    def log_checkpoint(self, step: int, uri: str, metrics: Mapping[str, float]) -> None:
         self.logged[step] = dict(metrics) | {"uri": uri}
 
 

@@ -19,11 +19,11 @@ from pipelines.studies.census.table import Splits, number
 from pipelines.studies.census.train import Numbers, Trained, areas
 from pipelines.studies.record import machine
 from ranking.errors import InputError
+from ranking.files import write_atomically
 from ranking.metrics import roc_auc
 from ranking.metrics.significance import delong
 from ranking.schema import Frozen
 from ranking.tracking.runs import git_revision
-from ranking.tracking.spool import write_atomically
 
 log = logging.getLogger(__name__)
 

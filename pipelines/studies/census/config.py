@@ -20,9 +20,6 @@ from ranking.training.search import Dimension
 Made = Literal["rates", "trees"]
 """Sections of the recipe that make columns of a label."""
 
-CAP = 2048
-"""Hidden units of a layer at most, over all experts or tasks' networks [MMoE, section 4.3]."""
-
 
 class Cell(Frozen):
     """Settings of one training: what the tuner draws and what stays fixed."""

@@ -118,14 +118,6 @@ class Population:
         click, like = expit(self._intercepts + self.config.signal * self.affinities(users, items)).T
         return self.examined(positions) * click, like
 
-    def click_probability(self, users: Ints, items: Ints, positions: Ints) -> Floats:
-        """True P(click) `[N]`."""
-        return self.probabilities(users, items, positions)[0]
-
-    def like_probability(self, users: Ints, items: Ints) -> Floats:
-        """True P(like | click) `[N]`."""
-        return self.probabilities(users, items, np.zeros_like(items))[1]
-
     def watch_seconds(self, users: Ints, items: Ints, numbers: Floats) -> Floats:
         """Seconds watched `[N]` of clicked items, from `numbers` `[N]` uniform in (0, 1)."""
         seconds: Floats = self.seconds[items] * expit(self.affinities(users, items).mean(1) + logit(numbers))

@@ -41,20 +41,20 @@ def test_correlation_turns_satisfaction_and_leaves_engagement(people: People) ->
 
 def test_a_position_is_examined_less_than_the_one_above(population: Population) -> None:
     positions = np.arange(10)
-    clicks = population.click_probability(np.full(10, 5), np.full(10, 7), positions)
+    clicks = population.probabilities(np.full(10, 5), np.full(10, 7), positions)[0]
     assert (np.diff(clicks) < 0).all()
     assert clicks / clicks[0] == pytest.approx((1 + positions) ** -0.5)
 
 
 def test_without_position_bias_all_positions_are_alike(people: People) -> None:
     flat = Population(people(position_bias=0.0))
-    assert np.ptp(flat.click_probability(np.full(10, 5), np.full(10, 7), np.arange(10))) == 0
+    assert np.ptp(flat.probabilities(np.full(10, 5), np.full(10, 7), np.arange(10))[0]) == 0
 
 
 def test_satisfaction_does_not_depend_on_the_position(population: Population) -> None:
     users, items = met(population, 10)
     _, likes = population.probabilities(users, items, np.arange(10))
-    assert np.array_equal(likes, population.like_probability(users, items))
+    assert np.array_equal(likes, population.probabilities(users, items, np.zeros_like(items))[1])
 
 
 def test_the_head_of_popularity_follows_zipf(people: People) -> None:

@@ -90,7 +90,7 @@ def test_outcomes_come_at_the_true_rates(serve: Serve, population: Population) -
 
     clicks = serve({"by_item": by_item}, candidates=1, visits=3)["by_item"].engagement
     users, items = (np.concatenate(parts) for parts in zip(*map(pairs, seen), strict=True))
-    truth = population.click_probability(users, items, np.zeros_like(items))
+    truth = population.probabilities(users, items, np.zeros_like(items))[0]
     assert clicks.size == 1500
     assert users.size == 4500
     assert abs(clicks.sum() - truth.sum()) < 4 * np.sqrt((truth * (1 - truth)).sum())
