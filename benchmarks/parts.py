@@ -17,7 +17,7 @@ import torch
 from benchmarks import harness
 from benchmarks.loader import FILES, GROUP, Source, write
 from ranking.batch import RankingBatch, jagged
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.encode import Encoder
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
@@ -104,10 +104,10 @@ class Parts:
             others()
             parts = []
             for table in self.tables:
-                block = Block(table)
-                ids = np.empty((len(block), len(features)), np.int32)
+                raw = RawRows(table)
+                ids = np.empty((len(raw), len(features)), np.int32)
                 for place, feature in enumerate(features):
-                    ids[:, place] = self.encoder.ids(feature, block)
+                    ids[:, place] = self.encoder.ids(feature, raw)
                 parts.append(torch.from_numpy(ids).index_select(0, self.order).unflatten(0, (STEPS, -1)))
             for batch in torch.stack(parts, 1).flatten(1, 2):
                 batch.new_empty(batch.shape[::-1]).copy_(batch.t())

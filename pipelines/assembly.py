@@ -89,7 +89,7 @@ class Assembly:
             update={"batch_size": self.config.evaluation.batch_size, "order": "shuffled", "block": 1}
         )
         feed = self._feed(manifest, data.plan(manifest, 0), data, Position(), 1, stop)
-        with self.world.pulse.during("evaluation"):
+        with self.world.heartbeat.during("evaluation"):
             return evaluate(state.model, feed, self.config.schema, self.world, self.config.evaluation, step)
 
     def state(self, total_steps: int) -> TrainState:

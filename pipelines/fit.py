@@ -107,9 +107,9 @@ class Fit:
             quarantined=self.parts.damage,
             place=self.manifest.place,
         )
-        pulse = self.parts.world.pulse
-        pulse.step = self.state.progress.step
-        with pulse.during("training"):
+        heartbeat = self.parts.world.heartbeat
+        heartbeat.step = self.state.progress.step
+        with heartbeat.during("training"):
             return trainer.train()
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from ranking.config import RunConfig
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.manifest import Manifest
 from ranking.data.targets import groups, targets
 from ranking.errors import InputError
 from ranking.metrics import Predictions
-from ranking.metrics.report import Column
+from ranking.metrics.report import Array
 from ranking.serving.ranker import Ranker
 
 
@@ -29,7 +29,7 @@ class ModelOutput(NamedTuple):
     """
 
     predictions: Predictions
-    score: Column
+    score: Array
     missing: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -63,10 +63,10 @@ def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> ModelOutput
     places = [schema.task_names.index(name) for name in shared]
     parts = []
     for index, table in config.data.row_groups(manifest):
-        block = Block(table, index)
-        labels, observed, masks = (found[:, places] for found in targets(schema, block, lambda _key, _count: None))
-        users, values = groups(schema, block), ranker.values(table)
-        parts.append((values[:, columns], values[:, -1], labels, masks, observed, users, block.index))
+        raw = RawRows(table, index)
+        labels, observed, masks = (found[:, places] for found in targets(schema, raw, lambda _key, _count: None))
+        users, values = groups(schema, raw), ranker.values(table)
+        parts.append((values[:, columns], values[:, -1], labels, masks, observed, users, raw.index))
     scores, fused, labels, masks, observed, users, index = (np.concatenate(part) for part in zip(*parts, strict=True))
     predictions = Predictions(
         names=shared,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.comparison import compare, read_pinned
+from pipelines.champion_challenger import judge_versions, read_pinned
 from pipelines.job import job, say
 from pipelines.run_directory import pinned
 from ranking.config import RunConfig
@@ -61,20 +61,20 @@ def promote(
         if version is None:
             return _nothing(registry)
         rows, champion = read_pinned(manifest or pinned(config), config), registry.champion()
-        verdict = compare(registry, version, champion, rows, config)
+        verdict = judge_versions(registry, version, champion, rows, config)
         code = _code(verdict, config, approved=approve is not None)
-        told = (
+        outcome = (
             f"\n{registry.name} version {version} {_OUTCOMES[code]}{'' if verdict.promote else f': {verdict.reason}'}"
         )
         if dry_run:
-            say(f"{told} (dry run: nothing is moved)")
+            say(f"{outcome} (dry run: nothing is moved)")
             return code
         try:
             _act(registry, code)(version, verdict, champion, by, rows.digest)
         except ChampionChangedError as error:
             say(f"\n{error}")
             continue
-        say(told)
+        say(outcome)
         return code
     raise RegistryError(f"registry {registry.name}: the champion changed {_ATTEMPTS} times during the comparison")
 

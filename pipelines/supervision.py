@@ -1,8 +1,8 @@
 """Supervision: what goes wrong on one rank ends all ranks, soon, with one line that names it.
 
 Every rank has a thread that tells the others that it lives and where it stands, and hears what they say; a second one
-watches over the first and over the rank's own pulse. The first failure on the board ends the job: rank 0 tells it, or,
-where rank 0 cannot, the rank that published it.
+watches over the first and over the rank's own heartbeat. The first failure on the board ends the job: rank 0 tells it,
+or, where rank 0 cannot, the rank that published it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Supervisor:
         while not self._over.wait(_TICK):
             now = time.monotonic()
             if now - before > _TICK + _ASLEEP:  # stopped and continued: what was not heard meanwhile means nothing
-                self._heard, self._neighbour, self.world.pulse.since = now, (self._neighbour[0], now), now
+                self._heard, self._neighbour, self.world.heartbeat.since = now, (self._neighbour[0], now), now
             before, trouble = now, self._trouble(now)
             if trouble is not None:
                 threading.Thread(target=self._raise_alarm, args=(trouble,), daemon=True).start()
@@ -131,12 +131,14 @@ class Supervisor:
                 return
 
     def _trouble(self, now: float) -> Failure | None:
-        pulse = self.world.pulse
+        heartbeat = self.world.heartbeat
         if os.getppid() != self._parent:
             return self._failure("the launcher is gone")
-        if pulse.trouble:
-            return self._failure(pulse.trouble)
-        if pulse.part and now - pulse.since > self.hang_timeout + _WORD / 2:  # a stopped neighbour is found out first
+        if heartbeat.trouble:
+            return self._failure(heartbeat.trouble)
+        if (
+            heartbeat.part and now - heartbeat.since > self.hang_timeout + _WORD / 2
+        ):  # a stopped neighbour is found out first
             return self._failure(f"no progress for {self.hang_timeout:g} s (training.hang_timeout)", hang=True)
         if now - self._heard > self._silent + _WORD:
             return self._failure(f"rank {self.world.rank}: the ranks' store has not answered for {self._silent:g} s")
@@ -210,7 +212,7 @@ class Supervisor:
         self._ending.set()
         if failure.hang:
             with suppress(OSError), self._stacks().open("w") as file:
-                file.write(f"{self.world.pulse}\n\n")
+                file.write(f"{self.world.heartbeat}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file)
         words = _begin(lambda: conclude(failure.code), *reversed(self._last_words))

@@ -44,7 +44,7 @@ def train(config: RunConfig) -> int | None:
             if run.continued:
                 run.log_tags({f"resumed_at.{fit.state.progress.step}": datetime.now(UTC).isoformat(timespec="seconds")})
             run.log_tags(fit.state.progress.warm_start.tags if fit.state.progress.warm_start else {})
-            logs.bind(run=broadcast(run.key, world), step=lambda: world.pulse.step)
+            logs.bind(run=broadcast(run.key, world), step=lambda: world.heartbeat.step)
             if not fit.train(watched(run, fit)):
                 log.warning("stopped at step %d after a commit; the same command goes on", fit.state.progress.step)
                 on_rank_zero(run.stop, world)  # the launcher ends whoever is left when the first rank has ended

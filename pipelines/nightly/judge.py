@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.comparison import Sides
+from pipelines.champion_challenger import BothVersions
 from pipelines.nightly.night import Duel, Score
 from ranking.config import RunConfig
 from ranking.metrics import Predictions, delong, paired_bootstrap, paired_delong, r2, r2_interval
-from ranking.metrics.report import Column
+from ranking.metrics.report import Array
 
 
-def duels(sides: Sides, config: RunConfig) -> tuple[Duel, ...]:
+def duels(both: BothVersions, config: RunConfig) -> tuple[Duel, ...]:
     """Every task of the challenger in its sample space; one that the champion has not, on the same rows, stands alone.
 
     Args:
-        sides: predictions of both on the same rows.
+        both: predictions of both on the same rows.
         config: level of the intervals.
     """
-    new, old = sides.new.predictions, sides.before.predictions if sides.before and sides.aligned else None
-    return tuple(_duel(task, new, old, config) for task in new.names)
+    new, champion = both.challenger_output.predictions, both.champion_output if both.aligned else None
+    return tuple(_duel(task, new, champion and champion.predictions, config) for task in new.names)
 
 
 def _duel(task: str, new: Predictions, old: Predictions | None, config: RunConfig) -> Duel:
@@ -42,7 +42,7 @@ def _duel(task: str, new: Predictions, old: Predictions | None, config: RunConfi
     )
 
 
-def _score(scores: Column, labels: Column, binary: bool, config: RunConfig) -> Score:
+def _score(scores: Array, labels: Array, binary: bool, config: RunConfig) -> Score:
     if binary:
         found = delong(scores, labels, config.gate.level)
         return Score(value=None) if found is None else Score(value=found.value, low=found.low, high=found.high)
@@ -50,7 +50,7 @@ def _score(scores: Column, labels: Column, binary: bool, config: RunConfig) -> S
     return Score(value=value, low=ends[0], high=ends[1]) if ends else Score(value=value)
 
 
-def _change(before: Column, now: Column, labels: Column, binary: bool, config: RunConfig) -> Score | None:
+def _change(before: Array, now: Array, labels: Array, binary: bool, config: RunConfig) -> Score | None:
     gate = config.gate
     if binary:
         found = paired_delong(before, now, labels, gate.level)

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from pipelines.comparison import read_pinned, score
+from pipelines.champion_challenger import read_pinned, score_both
 from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.judge import duels
@@ -111,8 +111,8 @@ class Stages:
         if champion == night.version:  # promoted by a process that died before it could commit
             champion = self._entry(night.run_id).replaces
         assert night.version
-        sides = score(self.registry, night.version, champion, rows, config)
-        return night.model_copy(update={"champion": champion, "duels": duels(sides, config)})
+        both = score_both(self.registry, night.version, champion, rows, config)
+        return night.model_copy(update={"champion": champion, "duels": duels(both, config)})
 
     def decide(self, night: Night) -> Night:
         """Let the gate decide on the night's own version, and move the aliases; a decision made before stands.

@@ -19,8 +19,8 @@ class Sign(Frozen):
 
     Attributes:
         process: which process it is.
-        beats: of its pulse.
-        where: its pulse in words.
+        beats: of its heart, so far.
+        where: it stands, in words.
         tick: grows, so that no two signs are the same.
         done: it has nothing more to do.
     """
@@ -63,8 +63,8 @@ class Board:
     def sign(self, done: bool = False) -> None:
         """Say where this rank stands."""
         self._tick += 1
-        pulse = self._world.pulse
-        sign = Sign(process=self._process, beats=pulse.beats, where=str(pulse), tick=self._tick, done=done)
+        heartbeat = self._world.heartbeat
+        sign = Sign(process=self._process, beats=heartbeat.beats, where=str(heartbeat), tick=self._tick, done=done)
         self._store.set(_key(self._world.rank), sign.model_dump_json())
 
     def read(self, rank: int) -> Sign | None:

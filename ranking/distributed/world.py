@@ -13,11 +13,11 @@ from importlib import metadata
 import torch
 import torch.distributed as dist
 
-from ranking.distributed.ballot import Ballot
+from ranking.distributed.batched_all_reduce import BatchedAllReduce
 from ranking.distributed.fbgemm import check_fbgemm
-from ranking.distributed.meeting import meet
+from ranking.distributed.heartbeat import Heartbeat
 from ranking.distributed.process import die_with_parent, keep_memory
-from ranking.distributed.pulse import Pulse
+from ranking.distributed.rendezvous import rendezvous
 from ranking.errors import InputError, RankZeroReportsError, first_line
 
 _MALLOC = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
@@ -34,7 +34,7 @@ class World:
         device: where this rank computes.
         control: gloo group for small collectives on host memory; None in a world of one.
         store: keys and values that all ranks of this attempt share; clone it for use in another thread.
-        pulse: where this rank stands.
+        heartbeat: where this rank stands.
     """
 
     rank: int
@@ -42,7 +42,7 @@ class World:
     device: torch.device
     control: dist.ProcessGroup | None = None
     store: dist.Store = field(default_factory=dist.HashStore, compare=False)
-    pulse: Pulse = field(default_factory=Pulse, compare=False)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat, compare=False)
 
     @property
     def is_rank_zero(self) -> bool:
@@ -50,9 +50,9 @@ class World:
         return self.rank == 0
 
     @cached_property
-    def ballot(self) -> Ballot:
+    def batched_all_reduce(self) -> BatchedAllReduce:
         """What the ranks agree on while they train."""
-        return Ballot(self.control)
+        return BatchedAllReduce(self.control)
 
 
 @contextmanager
@@ -140,7 +140,9 @@ def _init(device: str, rank: int, size: int, timeout: timedelta) -> dist.Store:
         raise InputError(f"MASTER_PORT: missing in a world of {size}; expected what torchrun sets")
     backend = "nccl" if device == "cuda" else "gloo"
     try:
-        store = meet(_store(rank, timeout), rank, size, timeout) if "MASTER_PORT" in os.environ else dist.HashStore()
+        store = (
+            rendezvous(_store(rank, timeout), rank, size, timeout) if "MASTER_PORT" in os.environ else dist.HashStore()
+        )
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except dist.DistNetworkError as error:
         address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ['MASTER_PORT']}"

@@ -83,11 +83,11 @@ def judge_shadow(own: Array, old: Array, config: ShadowConfig) -> tuple[list[Che
     if config.min_correlation is not None:
         holds = correlation is not None and correlation >= config.min_correlation
         checks.append(Check("shadow_correlation", "", holds, f">= {config.min_correlation:g}", correlation))
-    told = "undefined" if correlation is None else f"{correlation:.4f}"
+    shown = "undefined" if correlation is None else f"{correlation:.4f}"
     share = "undefined" if moved is None else f"{moved:.1%}"
     return checks, (
         f"shadow: the score of {share} of {len(sample)} rows moves by more than {config.moved:.0%}; "
-        f"rank correlation with the champion's {told}"
+        f"rank correlation with the champion's {shown}"
     )
 
 

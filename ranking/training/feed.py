@@ -56,12 +56,38 @@ class Stop:
             signal.signal(signal.SIGTERM, before)
 
 
+@dataclass(frozen=True)
+class _Status:
+    """What the ranks agree on before a step: this rank's, or summed over all.
+
+    Attributes:
+        counts: `[T]` sums of the masks.
+        failed: ranks that could not read their rows.
+        stopping: ranks that were asked to stop, or are at their end.
+        damaged: ranks that found damage.
+    """
+
+    counts: Tensor
+    failed: float
+    stopping: float
+    damaged: float
+
+    def packed(self) -> Tensor:
+        """As one `[T + 3]` float64."""
+        return torch.cat([self.counts.double(), torch.tensor([self.failed, self.stopping, self.damaged]).double()])
+
+    @classmethod
+    def of(cls, packed: Tensor) -> Self:
+        """What `packed` made one tensor of."""
+        return cls(packed[:-3], *packed[-3:].tolist())
+
+
 class Feed(Iterator[RankingBatch]):
     """Batches with global counts; ends, or fails, on all ranks at the same step.
 
-    Everything the ranks must agree on before they touch the batch is put to the ballot: the mask sums that normalise
-    the loss, whether any rank failed to read, and whether any rank was asked to stop. With several ranks that happens
-    while the batch before is used, so that no step waits for it; a stop then comes a batch later.
+    What the ranks must agree on before they touch the batch goes into one all-reduce: the mask sums that normalise the
+    loss, whether any rank failed to read, and whether any rank was asked to stop. With several ranks that happens while
+    the batch before is used, so that no step waits for it; a stop then comes a batch later.
 
     Args:
         source: this rank's part of the plan.
@@ -101,23 +127,23 @@ class Feed(Iterator[RankingBatch]):
             InputError: a rank could not read its rows, or too many are damaged; all ranks raise the same message.
         """
         item, error, agree = self._ahead or self._propose()
-        self._world.pulse.beat("waiting for the other ranks")
-        self._ahead, status, tasks = None, agree(), len(self._schema.tasks)
-        if status[tasks]:
+        self._world.heartbeat.beat("waiting for the other ranks")
+        self._ahead, status = None, _Status.of(agree())
+        if status.failed:
             text, code = next(problem for problem in all_gather(error, self._world) if problem)
             raise collective_error(text, self._world, code)
-        if status[tasks + 2]:
+        if status.damaged:
             self._tell_of_damage()
-        if status[tasks + 1] or item is None:
+        if status.stopping or item is None:
             if item is not None:
                 self.cut = self._stop.asked = True
             raise StopIteration
         if self._world.size > 1:
             self._ahead = self._propose()
-        self._world.pulse.beat("step")
+        self._world.heartbeat.beat("step")
         position, rows = item
         step = position.epoch * self._steps + position.step
-        return RankingBatch.build(self._schema, rows, status[:tasks].float(), position.epoch, step)
+        return RankingBatch.build(self._schema, rows, status.counts.float(), position.epoch, step)
 
     def close(self) -> None:
         """Stop the background threads behind the source."""
@@ -127,16 +153,15 @@ class Feed(Iterator[RankingBatch]):
 
     def _propose(self) -> _Proposal:
         """Fetch the next rows and begin to agree on them."""
-        self._world.pulse.beat("input")
+        self._world.heartbeat.beat("input")
         item, error = self._fetch()
-        tasks = len(self._schema.tasks)
-        status = torch.zeros(tasks + 3, dtype=torch.float64)
-        if item is not None:
-            status[:tasks] = item[1].masks.sum(0)
-        status[tasks] = float(error is not None)
-        status[tasks + 1] = float(self._stop.asked or (item is None and error is None))
-        status[tasks + 2] = float(self._quarantine is not None and self._quarantine.pending)
-        return item, error, self._world.ballot.add(status)
+        own = _Status(
+            counts=torch.zeros(len(self._schema.tasks)) if item is None else item[1].masks.sum(0),
+            failed=error is not None,
+            stopping=self._stop.asked or (item is None and error is None),
+            damaged=self._quarantine is not None and self._quarantine.pending,
+        )
+        return item, error, self._world.batched_all_reduce.add(own.packed())
 
     def _tell_of_damage(self) -> None:
         assert self._quarantine is not None  # a rank has found something, and all ranks are built alike

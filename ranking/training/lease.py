@@ -171,7 +171,7 @@ def hold(directory: Path, world: World) -> Iterator[Callable[[], None]]:
 
     def take() -> bool:
         fresh = not directory.exists()
-        kept.append(Lease.take(directory / "lease", lost=lambda line: setattr(world.pulse, "trouble", line)))
+        kept.append(Lease.take(directory / "lease", lost=lambda line: setattr(world.heartbeat, "trouble", line)))
         return fresh
 
     fresh = on_rank_zero(take, world)

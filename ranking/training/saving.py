@@ -74,10 +74,10 @@ class Saves:
         flight = self._flight
         if flight is None:
             return
-        pulse = self.checkpoints.world.pulse
+        heartbeat = self.checkpoints.world.heartbeat
         while flight.thread.is_alive():
             flight.thread.join(_LOOK)
-            pulse.since = time.monotonic()  # a large checkpoint takes its time; the save's own collectives bound it
+            heartbeat.since = time.monotonic()  # a large checkpoint takes its time; the save's own collectives bound it
         self._flight = None  # not before: until its thread has ended, its copies are not to be written over
         try:
             flight.outcome.result()
@@ -137,5 +137,5 @@ class _Flight:
             if isinstance(error, SaveError):
                 self._then(None)
             elif not isinstance(error, InputError | RuntimeError):  # unforeseen, and no other rank's broken connection
-                self._world.pulse.trouble = f"step {self.step}: the save failed: {brief(error)}"
+                self._world.heartbeat.trouble = f"step {self.step}: the save failed: {brief(error)}"
             self.outcome.set_exception(error)

@@ -136,8 +136,8 @@ class EagerPipeline:
 
     def _is_finite(self, loss: Tensor, output: Output) -> Callable[[], None]:
         """Begin to ask all ranks; calling what it returns waits for their answer, and raises where one says no."""
-        answer = self.world.ballot.add((~torch.isfinite(loss)).double().view(1))
-        self.world.ballot.cast()
+        answer = self.world.batched_all_reduce.add((~torch.isfinite(loss)).double().view(1))
+        self.world.batched_all_reduce.start()
         return partial(self._require_finite, answer, loss, output)
 
     def _require_finite(self, answer: Callable[[], Tensor], loss: Tensor, output: Output) -> None:
@@ -195,7 +195,7 @@ class OverlappedPipeline:
     def progress(self, batches: Iterator[RankingBatch]) -> Output:
         """Take the next step; batches are fetched ahead, so the position is the returned batch's."""
         self.optimizers.set_rates(self.next_step)
-        self.world.ballot.cast()
+        self.world.batched_all_reduce.start()
         output: Output = self._pipeline.progress(batches)
         self.next_step = output.batch.step + 1
         return output

@@ -96,7 +96,7 @@ class Trainer:
         while goes_on and state.progress.step < self.total_steps and (output := _next(pipeline.progress, batches)):
             window.add(output)
             state.progress = self._after(output)
-            state.world.pulse.step = state.progress.step
+            state.world.heartbeat.step = state.progress.step
             bar.update(1)
             if state.progress.step % self.config.log_every == 0:
                 self._log(window, bar)
@@ -148,16 +148,16 @@ class Trainer:
             elif metrics:
                 self.tracker.log_checkpoint(step, str(self.checkpoints.path(commit)), metrics)
 
-        with self.state.world.pulse.during("checkpoint"):
+        with self.state.world.heartbeat.during("checkpoint"):
             self.saves.save(self.state, score, then)
 
     def _conclude(self, window: _Window, done: bool) -> None:
         """Whatever was trained lasts; a stop in between costs no step."""
-        with self.state.world.pulse.during("checkpoint"):
+        with self.state.world.heartbeat.during("checkpoint"):
             self.saves.settle()
         if not done and self._newest() != self.state.progress.step:
             self._save(window, None, {})
-        with self.state.world.pulse.during("checkpoint"):
+        with self.state.world.heartbeat.during("checkpoint"):
             self.saves.finish()
 
     def _require_finite(self, losses: Iterable[float]) -> None:

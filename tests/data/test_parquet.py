@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.data.storage import DamageError
@@ -114,7 +114,7 @@ def test_strings_stay_dictionaries_where_they_repeat(tmp_path, monkeypatch):
 )
 def test_large_ids_keep_every_bit(tmp_path, kind, value):
     pq.write_table(pa.table({"x": pa.array([value], kind)}), tmp_path / "0.parquet", write_page_checksum=True)
-    keys = Block(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
+    keys = RawRows(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
     assert keys.to_pylist() == [value - 2**64 if value >= 2**63 else value]
 
 
@@ -125,7 +125,7 @@ def test_large_ids_keep_every_bit(tmp_path, kind, value):
 def test_an_id_that_may_have_been_another_is_refused(tmp_path, kind, value):
     pq.write_table(pa.table({"x": pa.array([value], kind)}), tmp_path / "0.parquet", write_page_checksum=True)
     with pytest.raises(InputError, match=r"column 'x', row 0: got .*; expected whole numbers below \d+, from where"):
-        Block(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
+        RawRows(decode(Manifest.build(str(tmp_path)), (0, 0, 1))).column("x").keys()
 
 
 def test_the_directories_give_their_columns(tmp_path):

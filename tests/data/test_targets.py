@@ -5,7 +5,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from ranking.data.columns import Block
+from ranking.data.columns import RawRows
 from ranking.data.targets import groups, targets
 from ranking.errors import InputError
 from ranking.schema import NO_USER, Schema
@@ -19,7 +19,7 @@ def schema_of(*tasks, **options):
 
 def found(tasks, columns):
     """Labels, observed and masks of `tasks` over `columns`, task by task."""
-    return [part.T.tolist() for part in targets(schema_of(*tasks), Block(pa.table(columns)), lambda *_: None)]
+    return [part.T.tolist() for part in targets(schema_of(*tasks), RawRows(pa.table(columns)), lambda *_: None)]
 
 
 def test_labels_that_are_null_nan_or_infinite_are_not_observed():
@@ -44,7 +44,7 @@ def test_what_follows_from_an_unknown_value_is_not_observed():
 
 def test_unobserved_labels_are_counted():
     counts = {}
-    targets(schema_of(CLICK), Block(pa.table({"click": [1, None]})), counts.__setitem__)
+    targets(schema_of(CLICK), RawRows(pa.table({"click": [1, None]})), counts.__setitem__)
     assert counts == {"click/unobserved": 1}
 
 
@@ -110,7 +110,7 @@ def test_a_sample_space_by_column_is_0_or_1():
 
 def test_groups_are_user_ids_or_hashes_of_their_names():
     def of(user, column="user"):
-        return groups(schema_of(CLICK, user=column), Block(pa.table({"user": user}))).tolist()
+        return groups(schema_of(CLICK, user=column), RawRows(pa.table({"user": user}))).tolist()
 
     assert of([7, None, -1]) == [7, NO_USER, -1]
     assert of(["a", None]) == [0x5E025F9ADE9EAF3E, NO_USER]

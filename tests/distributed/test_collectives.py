@@ -38,12 +38,12 @@ def agreements(world: World) -> dict[str, object]:
     collected = gather_rows(rows, world)
     return {
         "sum": all_reduce_host(torch.tensor([1.0, world.rank]), world).tolist(),
-        "share": broadcast(f"rank {world.rank}", world),
-        "gather": all_gather(world.rank * 10, world),
-        "lead": on_rank_zero(lambda: f"rank {world.rank}", world),
+        "broadcast": broadcast(f"rank {world.rank}", world),
+        "all_gather": all_gather(world.rank * 10, world),
+        "on_rank_zero": on_rank_zero(lambda: f"rank {world.rank}", world),
         "raised": raised(fails),
         "let down": raised(is_let_down),
-        "told": type(collective_error("x", world)).__name__,
+        "error": type(collective_error("x", world)).__name__,
         "rows": None if collected is None else collected.tolist(),
     }
 
@@ -51,15 +51,15 @@ def agreements(world: World) -> dict[str, object]:
 def test_three_ranks_agree() -> None:
     found = launch(agreements, 3)
     for rank, answer in enumerate(found):
-        error = "InputError" if rank == 0 else "ToldError"
+        error = "InputError" if rank == 0 else "RankZeroReportsError"
         assert answer == {
             "sum": [3.0, 3.0],
-            "share": "rank 0",
-            "gather": [0, 10, 20],
-            "lead": "rank 0",
+            "broadcast": "rank 0",
+            "all_gather": [0, 10, 20],
+            "on_rank_zero": "rank 0",
             "raised": (error, "no such file", EXIT_INPUT),  # all ranks stop with one message, which one of them speaks
-            "let down": ("ServiceError" if rank == 0 else "ToldError", "no answer", EXIT_FAILURE),
-            "told": error,
+            "let down": ("ServiceError" if rank == 0 else "RankZeroReportsError", "no answer", EXIT_FAILURE),
+            "error": error,
             "rows": [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]] if rank == 0 else None,
         }
 

@@ -35,6 +35,6 @@ def test_tables_are_placed_as_the_schema_says_and_impossible_wishes_are_named(wo
             f"{u}: {name}": where for u, all_ in expected.items() for name, where in all_.items()
         }
         kind, message = answer["problem"]
-        assert kind == ("ToldError" if rank else "InputError")
+        assert kind == ("RankZeroReportsError" if rank else "InputError")
         assert message.startswith("sharding: no plan for 2 x cpu: ")
         assert "\n" not in message

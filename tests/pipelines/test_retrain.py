@@ -19,7 +19,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.comparison import Sides
+from pipelines.champion_challenger import BothVersions
 from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.html import page
@@ -351,11 +351,11 @@ def test_models_are_compared_task_by_task_in_the_sample_space(log: Log) -> None:
         return ModelOutput(Predictions(names, ("binary",) * len(names), *columns, np.arange(400)), scores[:, 0], (), ())
 
     champion = said(bad, ("click",))
-    sides = Sides(None, None, None, said(good, ("click", "like")), champion)  # type: ignore[arg-type]
-    click, like = duels(sides, log.config('--gate.tasks=["like"]'))
+    both = BothVersions(None, None, None, said(good, ("click", "like")), champion)  # type: ignore[arg-type]
+    click, like = duels(both, log.config('--gate.tasks=["like"]'))
     assert (click.rows, click.judged, reading(click)) == (200, False, "better")
     assert click.champion is not None
     assert click.champion.value == pytest.approx(0.5, abs=0.1)
     assert (like.champion, like.change, like.judged) == (None, None, True)
     elsewhere = champion._replace(predictions=replace(champion.predictions, rows=np.arange(400) + 1))
-    assert [duel.change for duel in duels(sides._replace(before=elsewhere), log.config())] == [None, None]
+    assert [duel.change for duel in duels(both._replace(before=elsewhere), log.config())] == [None, None]

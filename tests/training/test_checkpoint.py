@@ -168,7 +168,7 @@ def test_the_newest_and_the_best_are_kept_with_their_files_and_nothing_else(foun
 
 def _all_ranks_are_told(found: list[dict], key: str, message: str) -> None:
     kinds, lines = zip(*(answer[key] for answer in found), strict=True)
-    assert kinds == ("InputError", "ToldError")
+    assert kinds == ("InputError", "RankZeroReportsError")
     assert len(set(lines)) == 1
     assert message in lines[0]
     assert "\n" not in lines[0]

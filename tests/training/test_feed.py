@@ -102,14 +102,14 @@ def test_the_rank_that_ends_first_ends_all(found) -> None:
 def test_what_one_rank_cannot_read_stops_all_with_the_same_line(found) -> None:
     assert [answer["failed"] for answer in found] == [
         ("InputError", "shard x: damaged", EXIT_INPUT),
-        ("ToldError", "shard x: damaged", EXIT_INPUT),
+        ("RankZeroReportsError", "shard x: damaged", EXIT_INPUT),
     ]
 
 
 def test_a_service_that_failed_one_rank_is_no_bad_input_on_any(found) -> None:
     assert [answer["away"] for answer in found] == [
         ("ServiceError", "shard x: away", EXIT_FAILURE),
-        ("ToldError", "shard x: away", EXIT_FAILURE),
+        ("RankZeroReportsError", "shard x: away", EXIT_FAILURE),
     ]
 
 

@@ -131,7 +131,7 @@ def lost_lease(world: World, files: list[Path], folder: Path) -> list[str]:
 
 def test_who_lost_the_directory_commits_nothing_whatever_the_policy(workspace, tmp_path) -> None:
     found = launch(lost_lease, 2, [workspace.yaml], tmp_path)
-    assert found == [[kind, "another launch took over", EXIT_INPUT] for kind in ("InputError", "ToldError")]
+    assert found == [[kind, "another launch took over", EXIT_INPUT] for kind in ("InputError", "RankZeroReportsError")]
     assert list((tmp_path / "commits").iterdir()) == list((tmp_path / "attempts").iterdir()) == []
 
 
@@ -143,7 +143,7 @@ def unforeseen(world: World, files: list[Path], folder: Path) -> str:
     saves.save(assembly(world, files).state(10), None, then)
     with pytest.raises(ValueError, match="a bug"):
         saves.settle()
-    return world.pulse.trouble
+    return world.heartbeat.trouble
 
 
 def test_what_nobody_foresaw_ends_the_job_without_waiting_for_the_next_save(workspace, tmp_path) -> None:
@@ -261,7 +261,7 @@ def test_a_run_whose_last_save_fails_ends_with_one_line_and_goes_on_once_there_i
     ballast = disk / "ballast"
     ballast.write_bytes(bytes((2 << 20) - (64 << 10)))
     found = launch(trained, 2, [workspace.yaml], output, [], None)
-    assert [each["ended"].split(":")[0] for each in found] == ["ServiceError", "ToldError"]
+    assert [each["ended"].split(":")[0] for each in found] == ["ServiceError", "RankZeroReportsError"]
     assert "step 16 was not saved: rank" in found[0]["ended"]
     assert read_commits(output / "checkpoints") == []
     ballast.unlink()

@@ -75,7 +75,7 @@ def test_the_position_is_that_of_the_batch_the_step_was_taken_on(found) -> None:
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_any_weight_changed(found) -> None:
     rows_of_rank_1 = found[1]["rows"]
     kinds, lines = zip(*(answer["poisoned"] for answer in found), strict=True)
-    assert kinds == ("InputError", "ToldError")
+    assert kinds == ("InputError", "RankZeroReportsError")
     assert lines[0] == lines[1]
     assert lines[0].startswith("step 8: the loss is not finite (by rank: [")
     assert f"nan]; first in {rows_of_rank_1[0]})" in lines[0]

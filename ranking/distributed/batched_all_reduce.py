@@ -1,4 +1,4 @@
-"""What the ranks must agree on in a step, summed in one collective."""
+"""Small tensors that the ranks sum together in a step, in one all-reduce."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Ballot:
+class BatchedAllReduce:
     """Collects small host tensors and sums all of them over the ranks at once: each all-reduce costs its own wake-ups.
 
-    All ranks must add the same shapes and cast at the same points.
+    All ranks must add the same shapes and start at the same points.
 
     Args:
         group: of the ranks; None in a world of one.
@@ -27,20 +27,20 @@ class Ballot:
         """Ask for the sum over ranks of `[n]` float64.
 
         Returns:
-            A function that waits for the sum `[n]`; where nothing was cast since, it casts.
+            A function that waits for the sum `[n]`; where nothing was started since, it starts.
         """
         mine, start = self._round, sum(map(len, self._round.parts))
         mine.parts.append(values)
 
         def wait() -> Tensor:
             if mine is self._round:
-                self.cast()
+                self.start()
             return mine.sums()[start : start + len(values)]
 
         return wait
 
-    def cast(self) -> None:
-        """Send off what was added; nothing waits."""
+    def start(self) -> None:
+        """Start the all-reduce of what was added; nothing waits for it."""
         if self._round.parts:
             self._round.start(self._group)
             self._round = _Round()

@@ -15,7 +15,7 @@ _POLL = 0.05  # s
 _ATTEMPT = "attempt"
 
 
-def meet(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.Store:
+def rendezvous(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.Store:
     """A store that only the ranks of this attempt know, so that none reads the addresses of those that died.
 
     Every rank leaves a nonce; rank 0 announces all it finds under a fresh name, again whenever one has changed; the

@@ -50,30 +50,33 @@ class Version:
             return cls(number, Ranker.load(folder), size / 2**20)
 
 
-class Sides(NamedTuple):
+class BothVersions(NamedTuple):
     """Both versions and what they say about the same rows.
 
     Attributes:
         rows: the rows, with every column that either reads.
-        own: the challenger.
-        old: the champion, None where there is none.
-        new: what the challenger says.
-        before: what the champion says.
+        challenger: the version under test.
+        champion: the version it would replace, None where there is none.
+        challenger_output: what the challenger says.
+        champion_output: what the champion says.
     """
 
     rows: Manifest
-    own: Version
-    old: Version | None
-    new: ModelOutput
-    before: ModelOutput | None
+    challenger: Version
+    champion: Version | None
+    challenger_output: ModelOutput
+    champion_output: ModelOutput | None
 
     @property
     def aligned(self) -> bool:
         """Whether there are both, on the same rows: quarantine can take rows from one of them."""
-        return self.before is not None and np.array_equal(self.new.predictions.rows, self.before.predictions.rows)
+        own, other = self.challenger_output, self.champion_output
+        return other is not None and np.array_equal(own.predictions.rows, other.predictions.rows)
 
 
-def compare(registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig) -> Verdict:
+def judge_versions(
+    registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig
+) -> Verdict:
     """Load and score both versions on the same rows, and let the gate decide.
 
     Args:
@@ -86,9 +89,9 @@ def compare(registry: Registry, challenger: int, champion: int | None, rows: Man
     Raises:
         InputError: the challenger lacks a task of the configuration, or a model cannot read the rows.
     """
-    sides = score(registry, challenger, champion, rows, config)
-    rows, own, old, *_ = sides
-    verdict = _judge(sides, config)
+    both = score_both(registry, challenger, champion, rows, config)
+    rows, own, old, *_ = both
+    verdict = _judge(both, config)
     origins = tuple(_origins(registry, own, old, rows))
     verdict = Verdict((*verdict.checks, *_costs(own, old, rows, config)), (*origins, *verdict.notes))
     say(f"version {challenger} against {f'champion {champion}' if champion else 'the floors'}, {rows.rows} rows\n")
@@ -96,8 +99,10 @@ def compare(registry: Registry, challenger: int, champion: int | None, rows: Man
     return verdict
 
 
-def score(registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig) -> Sides:
-    """Load both versions and score them, each by its own artefact; arguments and errors as for `compare`."""
+def score_both(
+    registry: Registry, challenger: int, champion: int | None, rows: Manifest, config: RunConfig
+) -> BothVersions:
+    """Load both versions and score them, each by its own artefact; arguments and errors as for `judge_versions`."""
     own = Version.open(registry, challenger)
     old = None if champion is None else Version.open(registry, champion)
     wanted = [*config.schema.columns(), *own.ranker.inputs, *(old.ranker.inputs if old else ()), *columns(config)]
@@ -108,20 +113,20 @@ def score(registry: Registry, challenger: int, champion: int | None, rows: Manif
             f"schema.tasks: version {challenger} does not predict {list(new.missing)}; "
             f"it predicts {list(own.ranker.schema.task_names)}"
         )
-    return Sides(rows, own, old, new, before)
+    return BothVersions(rows, own, old, new, before)
 
 
-def _judge(sides: Sides, config: RunConfig) -> Verdict:
+def _judge(both: BothVersions, config: RunConfig) -> Verdict:
     """Quality, slices and shadow scores."""
-    rows, own, _, new, before = sides
+    rows, own, _, new, before = both
     if before is None:
         return decide(new.predictions, None, config.gate)
     parts = slices(own.ranker, rows, config)
     verdict = decide(new.predictions, before.predictions, config.gate, parts, before.dropped)
-    if not sides.aligned:  # which fails
+    if not both.aligned:  # which fails
         return verdict
-    shadow, told = judge_shadow(new.score, before.score, config.gate.shadow)
-    return Verdict((*verdict.checks, *shadow), (*verdict.notes, told))
+    shadow, note = judge_shadow(new.score, before.score, config.gate.shadow)
+    return Verdict((*verdict.checks, *shadow), (*verdict.notes, note))
 
 
 def _costs(own: Version, old: Version | None, rows: Manifest, config: RunConfig) -> list[Check]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Pulse:
+class Heartbeat:
     """Costs a few assignments a beat: no lock, no synchronisation, nothing sent.
 
     All ranks run through the same beats, so that the one with the fewest is the one the others wait for.
