@@ -1,9 +1,10 @@
-"""Fills the generated parts of README.md: the quickstart's tables and the layout. `make docs` runs it."""
+"""Fills the generated parts of README.md, the quickstart's tables and the packages, and writes docs/layout.md."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,18 +19,16 @@ FOLDERS = {
 }
 
 
-def layout() -> str:
-    """One line a file: its path and the first line of its docstring."""
-    lines = []
-    for package in PACKAGES:
-        for path in sorted(
-            (ROOT / package).rglob("*.py"), key=lambda p: (p.parent.parts, p.name != "__init__.py", p.name)
-        ):
-            depth = len(path.relative_to(ROOT).parts) - (2 if path.name == "__init__.py" else 1)
-            name = path.parent.name + "/" if path.name == "__init__.py" else path.name
-            lines.append(f"{'  ' * depth + name:<30}{_headline(path)}")
-    lines += [f"{name:<30}{text}" for name, text in FOLDERS.items()]
-    return "```\n" + "\n".join(lines) + "\n```"
+def packages() -> str:
+    """One line a package: its path and the first line of its docstring."""
+    lines = [line for package in PACKAGES for line in _lines(ROOT / package, "__init__.py")]
+    return _block([*lines, *(f"{name:<30}{text}" for name, text in FOLDERS.items())])
+
+
+def files() -> str:
+    """The page with one line a file."""
+    head = "# Layout\n\nEvery module and the first line of its docstring; `make docs` writes this page.\n\n"
+    return head + _block([line for package in PACKAGES for line in _lines(ROOT / package, "*.py")]) + "\n"
 
 
 def quickstart() -> str:
@@ -39,10 +38,21 @@ def quickstart() -> str:
 
 def filled(text: str) -> str:
     """README with its generated parts up to date."""
-    for name, content in {"layout": layout(), "quickstart": quickstart()}.items():
+    for name, content in {"packages": packages(), "quickstart": quickstart()}.items():
         pattern = rf"(<!-- {name}:[^>]*-->\n).*?(\n<!-- /{name} -->)"
         text = re.sub(pattern, lambda match, content=content: match[1] + content + match[2], text, flags=re.DOTALL)
     return text
+
+
+def _lines(folder: Path, pattern: str) -> Iterator[str]:
+    for path in sorted(folder.rglob(pattern), key=lambda p: (p.parent.parts, p.name != "__init__.py", p.name)):
+        depth = len(path.relative_to(ROOT).parts) - (2 if path.name == "__init__.py" else 1)
+        name = path.parent.name + "/" if path.name == "__init__.py" else path.name
+        yield f"{'  ' * depth + name:<30}{_headline(path)}"
+
+
+def _block(lines: list[str]) -> str:
+    return "\n".join(["```", *lines, "```"])
 
 
 def _headline(path: Path) -> str:
@@ -51,5 +61,6 @@ def _headline(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    (ROOT / "docs/layout.md").write_text(files())
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text()))

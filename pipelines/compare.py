@@ -53,7 +53,7 @@ def compare(config: RunConfig) -> int | None:
         try:
             ledger = measure(config, world, directory, parent)
         except StoppedError:
-            log.warning("stopped after a commit; the same command goes on")
+            log.warning("stopped after a commit; run the same command again to resume")
             on_rank_zero(lambda: _run(config, directory).stop(), world)
             return EXIT_STOPPED
         on_rank_zero(lambda: publish(ledger, config, directory), world)

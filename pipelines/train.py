@@ -30,7 +30,7 @@ def train(config: RunConfig) -> int | None:
     """Train a model, track it, and register the best checkpoint as the challenger.
 
     Resumes by itself from the newest committed checkpoint of the run directory, which one launch at a time may use.
-    Stopped by SIGTERM it commits and exits with 75; the same command goes on. Whatever fails or hangs on one rank ends
+    Stopped by SIGTERM it commits and exits with 75; run the same command again to resume. Whatever fails or hangs on one rank ends
     all of them with one line.
     """
     with (
@@ -46,7 +46,9 @@ def train(config: RunConfig) -> int | None:
             run.log_tags(fit.state.progress.warm_start.tags if fit.state.progress.warm_start else {})
             logs.bind(run=broadcast(run.key, world), step=lambda: world.heartbeat.step)
             if not fit.train(watched(run, fit)):
-                log.warning("stopped at step %d after a commit; the same command goes on", fit.state.progress.step)
+                log.warning(
+                    "stopped at step %d after a commit; run the same command again to resume", fit.state.progress.step
+                )
                 on_rank_zero(run.stop, world)  # the launcher ends whoever is left when the first rank has ended
                 return EXIT_STOPPED
             release(fit, run, test)

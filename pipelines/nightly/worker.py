@@ -20,7 +20,7 @@ class WorkerError(RuntimeError):
 
 
 class NightStoppedError(RuntimeError):
-    """The night was stopped by SIGTERM; the same command goes on."""
+    """The night was stopped by SIGTERM; the same command resumes."""
 
 
 def train(arguments: Sequence[str], processes: int) -> None:
@@ -46,7 +46,7 @@ def train(arguments: Sequence[str], processes: int) -> None:
         case code if code == EXIT_INPUT:
             raise InputError(said or "training refused its input; see its output")
         case code if code == EXIT_STOPPED:
-            raise NightStoppedError("stopped by SIGTERM after a commit; the same command goes on")
+            raise NightStoppedError("stopped by SIGTERM after a commit; run the same command again to resume")
         case code:
             raise WorkerError(f"training ended with code {code}: {said or 'see its output'}")
 
@@ -88,7 +88,7 @@ class SigtermGuard:
         self._asked = True
         if self._may_raise:
             self._may_raise = False
-            raise NightStoppedError("stopped by SIGTERM; the same command goes on")
+            raise NightStoppedError("stopped by SIGTERM; run the same command again to resume")
 
 
 @contextmanager

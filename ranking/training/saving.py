@@ -98,7 +98,7 @@ class Saves:
         """
         self.settle()
         if self._lost:
-            line = f"{self._lost}; expected room to write: the checkpoints before are intact, the same command goes on"
+            line = f"{self._lost}; expected free disk space; earlier checkpoints are intact: run the same command again to resume"
             raise collective_error(line, self.checkpoints.world, ServiceError.code)
 
     def __enter__(self) -> Self:

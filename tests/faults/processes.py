@@ -62,7 +62,7 @@ def kill_in_save(trial: Trial) -> Outcome:
 
 
 def kill_agent(trial: Trial) -> Outcome:
-    """kill -9 of torchrun's agent: its workers must be gone within 5 s, and the same command goes on."""
+    """kill -9 of torchrun's agent: its workers must be gone within 5 s, and the same command resumes."""
     agent = trial.torchrun()
     step, delay = trial.draw.randrange(STEPS - 4), trial.draw.uniform(0, 0.1)
     _await_step(trial, agent.poll, step, delay)

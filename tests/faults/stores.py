@@ -145,7 +145,7 @@ def _stopped(trial: Trial) -> Commit:
 
 
 def _after_refusal(trial: Trial, what: str, marker: Path) -> Outcome:
-    """A commit that cannot be trusted is refused by name, or passed over; once removed the same command goes on."""
+    """A commit that cannot be trusted is refused by name, or passed over; once removed the same command resumes."""
     ended = trial.launch().wait(PATIENCE)
     if not any(codes(ended)):
         return trial.compared(what, trial.lab.reference())

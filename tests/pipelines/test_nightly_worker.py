@@ -46,7 +46,10 @@ def test_what_a_library_writes_need_not_be_text(trainer: Trainer, capfd: pytest.
 def test_sigterm_ends_a_stage_now_or_the_next_one() -> None:
     stop, done = SigtermGuard(), []
     with stop.heard():
-        with pytest.raises(NightStoppedError, match=r"^stopped by SIGTERM; the same command goes on$"), stop.ends():
+        with (
+            pytest.raises(NightStoppedError, match=r"^stopped by SIGTERM; run the same command again to resume$"),
+            stop.ends(),
+        ):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("a commit")

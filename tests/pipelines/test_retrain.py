@@ -249,7 +249,7 @@ def test_a_night_that_is_stopped_during_a_commit_ends_as_stopped_and_goes_on(
     with stop.heard():
         night = go(stages, stop)
     assert (night.stage, night.outcome, night.exit_code) == ("examined", "stopped", EXIT_STOPPED)
-    assert night.reason == "prepared: stopped by SIGTERM; the same command goes on"
+    assert night.reason == "prepared: stopped by SIGTERM; run the same command again to resume"
     assert Night.load(stages.folder) == night
     monkeypatch.undo()
     assert go(stages, SigtermGuard()).outcome == "promoted"

@@ -1,4 +1,4 @@
-"""A fault of one rank ends all ranks with one line that names it, and the same command goes on."""
+"""A fault of one rank ends all ranks with one line that names it, and the same command resumes."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_a_full_disk_on_one_rank_fails_the_save_on_all_and_nothing_else(workspac
         assert found["codes"] == (EXIT_FAILURE, EXIT_FAILURE), "the machine's fault: a restart may help"
         for line in (found["last"], found["stop"]):
             assert f"{tmp_path}: step 4 was not saved: rank " in line
-            assert "the checkpoints before are intact, the same command goes on" in line
+            assert "earlier checkpoints are intact: run the same command again to resume" in line
             assert "\n" not in line
     commits = read_commits(tmp_path)
     assert [(commit.step, verify(tmp_path, commit)) for commit in commits] == [(1, None), (3, None)]

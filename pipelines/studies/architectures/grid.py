@@ -86,7 +86,7 @@ def _train(config: RunConfig, world: World) -> None:
     with open_run(config, fit.manifest, world) as run:
         if not fit.train(run):
             run.stop()
-            log.warning("stopped after a commit; the same command goes on")
+            log.warning("stopped after a commit; run the same command again to resume")
             raise ReportedError(EXIT_STOPPED)
         best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest("test"))
         if found.predictions is None:

@@ -37,7 +37,7 @@ def census(
 ) -> None:
     """Census-Income, both groups [MMoE, section 4.3]: seven architectures, tuned, and many runs of each on test.
 
-    Finished runs in the output directory are kept: the same command goes on where it stopped. Cells that directory has
+    Finished runs in the output directory are kept: the same command resumes where it stopped. Cells that directory has
     nothing of stay in the report as an earlier start left them, told apart by their revision.
     """
     if render:

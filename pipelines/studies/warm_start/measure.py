@@ -79,7 +79,7 @@ def brought_up(
         prepare(config.window_of(run, day))
     fit = Fit(run, world)
     if not fit.train(NullRun()):
-        say("stopped after a commit; the same command goes on")
+        say("stopped after a commit; run the same command again to resume")
         raise ReportedError(EXIT_STOPPED)
     if not note.exists():
         spent = time.perf_counter() - began[0], time.process_time() - began[1]
