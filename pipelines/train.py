@@ -30,8 +30,8 @@ def train(config: RunConfig) -> int | None:
     """Train a model, track it, and register the best checkpoint as the challenger.
 
     Resumes by itself from the newest committed checkpoint of the run directory, which one launch at a time may use.
-    Stopped by SIGTERM it commits and exits with 75; run the same command again to resume. Whatever fails or hangs on one rank ends
-    all of them with one line.
+    Stopped by SIGTERM it commits and exits with 75; run the same command again to resume. Whatever fails or hangs on
+    one rank ends all of them with one line.
     """
     with (
         join(config.device, timedelta(seconds=config.training.collective_timeout)) as world,

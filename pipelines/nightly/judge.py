@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.champion_challenger import BothVersions
 from pipelines.nightly.night import Duel, Score
 from ranking.config import RunConfig
-from ranking.metrics import Predictions, delong, paired_bootstrap, paired_delong, r2, r2_interval
+from ranking.metrics import Predictions, delong, paired_difference, r2, r2_interval
 from ranking.metrics.report import Array
 
 
@@ -51,9 +51,5 @@ def _score(scores: Array, labels: Array, binary: bool, config: RunConfig) -> Sco
 
 
 def _change(before: Array, now: Array, labels: Array, binary: bool, config: RunConfig) -> Score | None:
-    gate = config.gate
-    if binary:
-        found = paired_delong(before, now, labels, gate.level)
-    else:
-        found = paired_bootstrap(r2, before, now, labels, n=gate.resamples, level=gate.level)
+    found = paired_difference(binary, before, now, labels, config.gate.level, config.gate.resamples)
     return None if found is None else Score(value=found.value, low=found.low, high=found.high)

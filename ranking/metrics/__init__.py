@@ -12,7 +12,15 @@ from ranking.metrics.calibration import (
 from ranking.metrics.grouped import GroupedAuc, gauc
 from ranking.metrics.regression import mae, mse, r2, r2_interval, rmse
 from ranking.metrics.report import EvaluationReport, Kind, Predictions, SpaceReport, TaskReport, evaluate_predictions
-from ranking.metrics.significance import Difference, Interval, delong, paired_bootstrap, paired_delong, paired_r2
+from ranking.metrics.significance import (
+    Difference,
+    Interval,
+    delong,
+    paired_bootstrap,
+    paired_delong,
+    paired_difference,
+    paired_r2,
+)
 from ranking.metrics.table import auc_table
 
 __all__ = [
@@ -38,6 +46,7 @@ __all__ = [
     "normalised_entropy",
     "paired_bootstrap",
     "paired_delong",
+    "paired_difference",
     "paired_r2",
     "r2",
     "r2_interval",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.metrics.auc import Bools, Floats, binary_columns, midranks
+from ranking.metrics.regression import r2
 
 
 class Interval(NamedTuple):
@@ -173,6 +174,20 @@ def paired_bootstrap(
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     return Difference(value, float(low), float(high), min(1.0, 2 * float(tail + 1) / (len(draws) + 1)))
+
+
+def paired_difference(
+    binary: bool,
+    scores_a: npt.ArrayLike,
+    scores_b: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    level: float = 0.95,
+    n: int = 1000,
+) -> Difference | None:
+    """Change of a task's metric from model A to B: of AUC by DeLong, of R^2 by the bootstrap with `n` resamples."""
+    if binary:
+        return paired_delong(scores_a, scores_b, labels, level)
+    return paired_bootstrap(r2, scores_a, scores_b, labels, n=n, level=level)
 
 
 def _mean_and_error(placements: Floats, positive: Bools) -> tuple[float, float]:

@@ -21,9 +21,7 @@ from ranking.metrics import (
     SpaceReport,
     delong,
     evaluate_predictions,
-    paired_bootstrap,
-    paired_delong,
-    r2,
+    paired_difference,
 )
 from ranking.metrics.auc import Floats
 from ranking.promotion.budgets import LatencyConfig, ShadowConfig
@@ -220,13 +218,12 @@ def _quality(task: str, own: Predictions, old: Predictions | None, config: GateC
 def _measure(own: Predictions, old: Predictions | None, config: GateConfig) -> Interval | Difference | None:
     """AUC or R^2 of one task, or its change from the champion, with an interval."""
     scores, labels = own.scores[:, 0], own.labels[:, 0]
-    if own.kinds[0] == "binary":
-        if old is None:
-            return delong(scores, labels, config.level)
-        return paired_delong(old.scores[:, 0], scores, labels, config.level)
+    binary = own.kinds[0] == "binary"
+    if old is None and binary:
+        return delong(scores, labels, config.level)
     # without a champion: R^2 is the gain over predicting the mean label
     reference = np.full(labels.shape, labels.mean(dtype=np.float64)) if old is None else old.scores[:, 0]
-    return paired_bootstrap(r2, reference, scores, labels, n=config.resamples, level=config.level)
+    return paired_difference(binary, reference, scores, labels, config.level, config.resamples)
 
 
 def _calibrated(task: str, space: SpaceReport, config: GateConfig) -> list[Check]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ranking.batch import RankingBatch
 from ranking.distributed.collectives import all_reduce_device
 from ranking.distributed.world import World
-from ranking.metrics import Predictions, paired_bootstrap, paired_delong, r2, roc_auc
+from ranking.metrics import Predictions, paired_difference, r2, roc_auc
 from ranking.objective.gradients import task_gradients
 from ranking.schema import Frozen
 from ranking.training.settings import CompareConfig
@@ -153,10 +153,7 @@ def compare_task(
         raise ValueError(f"{task}: the two runs have other rows, sample spaces or labels")
     binary = shared.kinds[shared.names.index(task)] == "binary"
     metric = roc_auc if binary else r2
-    if binary:
-        difference = paired_delong(left, right, labels, config.confidence)
-    else:
-        difference = paired_bootstrap(r2, left, right, labels, n=config.resamples, level=config.confidence)
+    difference = paired_difference(binary, left, right, labels, config.confidence, config.resamples)
     return TaskComparison(
         task=task,
         metric="auc" if binary else "r2",

@@ -98,8 +98,10 @@ class Saves:
         """
         self.settle()
         if self._lost:
-            line = f"{self._lost}; expected free disk space; earlier checkpoints are intact: run the same command again to resume"
-            raise collective_error(line, self.checkpoints.world, ServiceError.code)
+            line = f"{self._lost}; expected free disk space; earlier checkpoints are intact"
+            raise collective_error(
+                f"{line}: run the same command again to resume", self.checkpoints.world, ServiceError.code
+            )
 
     def __enter__(self) -> Self:
         """The saves themselves."""
