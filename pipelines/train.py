@@ -64,7 +64,7 @@ def release(fit: Fit, run: NullRun, test: Manifest) -> None:
     say(f"AUC@N-steps on validation, best at step {best.step}\n\n{auc_table(state.progress.history)}\n")
     write_report(parts, best, found, state)
     pin(parts.config, test)
-    from pipelines.pictures import draw  # matplotlib takes most of a second to import, and only this rank draws
+    from pipelines.run_figures import draw  # matplotlib takes most of a second to import, and only this rank draws
 
     draw(parts, found, state, run)
     run.log_metrics({f"test/{name}": value for name, value in found.report.metrics().items()}, best.step)

@@ -25,7 +25,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "pipelines.train",
         "pipelines.doctor",
-        "pipelines.pictures",
+        "pipelines.run_figures",
         "ranking.tracking.delivery",
         "torch.distributed.optim",
         "tests.frozen",

@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipelines.job import Command
-from pipelines.nightly import pictures
+from pipelines.markdown import table
+from pipelines.nightly import figures
 from pipelines.nightly.html import page
 from pipelines.nightly.night import Night, Outcome, Score
-from pipelines.studies.markdown import table
 from ranking.config import RunConfig
 from ranking.files import write_atomically
 from ranking.promotion.verdict import Verdict
@@ -64,9 +64,9 @@ def pictures_of(night: Night) -> dict[str, Figure]:
     """Every figure of the night's report by name."""
     drawn = {}
     if _compared(night):
-        drawn["changes"] = pictures.changes(night.duels)
+        drawn["changes"] = figures.changes(night.duels)
     for layer, weights in night.gates.items():
-        drawn[f"experts_{layer.replace('.', '_')}"] = pictures.experts(weights, _gate_names(night, weights))
+        drawn[f"experts_{layer.replace('.', '_')}"] = figures.experts(weights, _gate_names(night, weights))
     return drawn
 
 
@@ -125,7 +125,7 @@ def _impression(night: Night) -> str:
         return night.reason
     readings: dict[str, list[str]] = {}
     for duel in (duel for duel in night.duels if duel.judged):
-        readings.setdefault(pictures.reading(duel), []).append(duel.task)
+        readings.setdefault(figures.reading(duel), []).append(duel.task)
     if not night.champion:
         said = ["There was no champion to compare with; it holds every absolute bound."]
     else:
@@ -174,12 +174,12 @@ def _quality(night: Night) -> Iterator[str]:
     yield "0.5 is chance, 1 is perfect; the brackets are intervals of the gate's level.\n"
     rows = [
         [
-            pictures.title(d),
+            figures.title(d),
             f"{d.rows:,}",
             score(d.champion),
             score(d.challenger),
             score(d.change, True),
-            pictures.reading(d),
+            figures.reading(d),
         ]
         for d in night.duels
     ]
@@ -237,10 +237,10 @@ def _experts(night: Night) -> Iterator[str]:
         names = _gate_names(night, weights)
         unused = [str(e + 1) for e in range(len(weights[0])) if max(row[e] for row in weights) < 0.01]
         yield f"![Gate weights of {layer}](figures/experts_{layer.replace('.', '_')}.png)\n"
-        lowest = min(range(len(weights)), key=lambda k: pictures.effective(weights[k]))
+        lowest = min(range(len(weights)), key=lambda k: figures.effective(weights[k]))
         yield (
             f"`{layer}`: {len(weights[0])} experts; {names[lowest]} uses the fewest, "
-            f"{pictures.effective(weights[lowest]):.1f} in effect. Unused: {', '.join(unused) or 'none'}.\n"
+            f"{figures.effective(weights[lowest]):.1f} in effect. Unused: {', '.join(unused) or 'none'}.\n"
         )
 
 

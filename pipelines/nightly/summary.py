@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.nightly import pictures
+from pipelines.markdown import table
+from pipelines.nightly import figures
 from pipelines.nightly.night import Night, nights
 from pipelines.nightly.pages import cell, headline, number, tone, write
-from pipelines.studies.markdown import table
 from ranking.config import RunConfig
 
 _SHORT = {"promoted": "promoted", "waiting": "waits for approval", "not_better": "not better", "bad_data": "bad data"}
@@ -23,11 +23,11 @@ def summarise(config: RunConfig) -> Path | None:
     found = nights(config.output)
     if not found:
         return None
-    drawn = {"data": pictures.data(found)}
+    drawn = {"data": figures.data(found)}
     if any(night.duels for night in found):
-        drawn["quality"] = pictures.quality(found)
+        drawn["quality"] = figures.quality(found)
     if any(night.gates for night in found):
-        drawn["gates"] = pictures.gates(found)
+        drawn["gates"] = figures.gates(found)
     text = "\n".join([f"# Nights of {config.name}\n", *_lines(found, drawn, config)])
     return write(config.output, "summary", text, drawn, tone(found[-1]))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from pipelines.studies.record import Record
 
 NAMES = {
@@ -21,12 +19,6 @@ NAMES = {
     "esmm": "ESMM",
 }
 """How the literature writes the architectures."""
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def source(record: Record, file: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ def auc_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     for task, axes in panels.items():
         reports = [report["tasks"][task] for report in ordered]
         _auc_panel(axes, steps, reports)
-    _shared_legend(figure, panels)
+    shared_legend(figure, panels.values())
     return figure
 
 
@@ -63,7 +63,7 @@ def gate_distribution(weights: Mapping[str, Vector], experts: Sequence[str] = ()
         stride = math.ceil(len(share) / 16)
         crowded = sum(map(len, names[::stride])) > 24
         axes.set_xticks(positions[::stride], names[::stride], rotation=90 if crowded else 0)
-    _shared_legend(figure, panels)
+    shared_legend(figure, panels.values())
     return figure
 
 
@@ -85,7 +85,7 @@ def calibration(curves: Mapping[str, tuple[Vector, Vector, Vector]]) -> Figure:
         )
         axes.set(xlim=(0, limit), ylim=(0, limit), ylabel="mean label", aspect="equal")
         _few_ticks(axes)
-    _shared_legend(figure, panels)
+    shared_legend(figure, panels.values())
     return figure
 
 
@@ -151,22 +151,26 @@ def _panels(title: str, tasks: Sequence[str], xlabel: str) -> tuple[Figure, dict
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel(xlabel)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
-        axes.set_axisbelow(True)
-        panels[task] = axes
+        panels[task] = plain(axes, "y")
     return figure, panels
 
 
-def _shared_legend(figure: Figure, panels: Mapping[str, Axes]) -> None:
-    entries = {
-        label: handle
-        for axes in panels.values()
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+def plain(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> Axes:
+    """The same axes without a box, over a pale grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 8) -> None:
+    """One legend below, with every label of the panels once."""
+    entries = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if entries:
-        handles, labels = list(entries.values()), list(entries)
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+        columns = min(columns, len(entries))
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )
 
 
 def _few_ticks(axes: Axes) -> None:

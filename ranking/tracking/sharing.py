@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, plain
 
 _CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY, "#000000")  # Okabe and Ito
 _SHARES = {"dead_experts": "dead experts", "dead_units": "dead ReLU units", "similarity": "similarity (CKA)"}
@@ -38,7 +37,7 @@ def expert_health(history: Sequence[Mapping[str, Any]], module: str) -> Figure:
         for (name, values), color in zip(curves.items(), _CYCLE * len(curves), strict=False):
             axes.plot(steps, values, color=color, marker="o", markersize=3.5, label=name)
         axes.set(title=title, xlabel="optimizer steps", ylim=(-0.05, 1.05))
-        _plain(axes)
+        plain(axes)
         if curves:
             axes.legend(fontsize=8, frameon=False)
     return figure
@@ -82,14 +81,8 @@ def gains(rows: Sequence[tuple[str, str, float, float, float]]) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{task} ({metric})" for task, metric, *_ in rows])
     axes.invert_yaxis()
     axes.set(title="Gain from sharing", xlabel="shared model less the task on its own")
-    _plain(axes)
+    plain(axes)
     return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _number(value: float | None) -> float:

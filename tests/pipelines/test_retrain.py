@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from pipelines.champion_challenger import BothVersions
 from pipelines.job import Command
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
+from pipelines.nightly.figures import effective, reading
 from pipelines.nightly.html import page
 from pipelines.nightly.judge import duels
 from pipelines.nightly.night import EXIT_CODES, DayReport, Duel, Night, NightPlan, Score, Stage, nights
 from pipelines.nightly.pages import publish
-from pipelines.nightly.pictures import effective, reading
 from pipelines.nightly.run import run as go
 from pipelines.nightly.stages import Stages
 from pipelines.nightly.summary import summarise

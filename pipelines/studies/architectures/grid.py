@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.fit import Fit
-from pipelines.pictures import draw
 from pipelines.release import score_best, write_report
 from pipelines.report import read_report
 from pipelines.run_directory import RunReport
+from pipelines.run_figures import draw
 from pipelines.studies.architectures.config import REFERENCE, ArchitecturesConfig
 from pipelines.train import open_run
 from ranking.config import RunConfig

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from pipelines.job import say
+from pipelines.markdown import table
 from pipelines.prepare import prepare
 from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig, Render
 from pipelines.studies.architectures.grid import Trained, train_grid
 from pipelines.studies.architectures.summary import LEVEL
-from pipelines.studies.markdown import NAMES, source, table
+from pipelines.studies.markdown import NAMES, source
 from pipelines.studies.record import Record, Row
 from ranking.config import RunConfig
 from ranking.data.synthetic.impressions import write_impressions

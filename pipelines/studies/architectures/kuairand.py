@@ -10,11 +10,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from pipelines.job import say
+from pipelines.markdown import table
 from pipelines.prepare import prepare
 from pipelines.studies.architectures.config import REFERENCE, KuairandConfig, Render
 from pipelines.studies.architectures.grid import train_grid
 from pipelines.studies.architectures.summary import LEVEL, over_seeds, tasks_of
-from pipelines.studies.markdown import NAMES, source, table
+from pipelines.studies.markdown import NAMES, source
 from pipelines.studies.record import Record, Row
 from ranking.distributed.world import join
 from ranking.metrics import EvaluationReport, evaluate_predictions

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from pipelines.assembly import Assembly
 from pipelines.job import say
+from pipelines.markdown import table
 from pipelines.studies.architectures.config import REFERENCE, ImpressionsStudyConfig, Render
 from pipelines.studies.architectures.grid import Trained
 from pipelines.studies.architectures.impressions import fitted
-from pipelines.studies.markdown import NAMES, source, table
+from pipelines.studies.markdown import NAMES, source
 from pipelines.studies.record import Record, Row
 from ranking.data.synthetic.features import Features
 from ranking.data.synthetic.impressions import replay

@@ -12,7 +12,7 @@ from pipelines.studies.census.config import CensusStudyConfig, GroupConfig
 from pipelines.studies.census.published import PUBLISHED
 from pipelines.studies.markdown import NAMES
 from pipelines.studies.record import Row
-from ranking.tracking.figures import BLUE, GREY, ORANGE
+from ranking.tracking.figures import BLUE, GREY, ORANGE, plain, shared_legend
 
 _FAR = 0.03  # a published AUC this much below the lowest run is left out: it would squeeze all others
 
@@ -35,12 +35,8 @@ def runs(group: GroupConfig, rows: Sequence[Row]) -> Figure:
     axes.axvline(group.goal, color=ORANGE, linewidth=1, linestyle="--", label="tuned gradient-boosted tree")
     axes.set_yticks(range(len(order)), [NAMES[row["model"]] for row in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    plain(axes, "x")
+    shared_legend(figure, [axes], columns=5)
     return figure
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipelines.markdown import table
 from pipelines.studies.census.config import CensusStudyConfig, GroupConfig
 from pipelines.studies.census.findings import FINDINGS
 from pipelines.studies.census.published import PUBLISHED
-from pipelines.studies.markdown import NAMES, source, table
+from pipelines.studies.markdown import NAMES, source
 from pipelines.studies.record import Record, Row
 from ranking.data.recipes.rates import RatesConfig
 from ranking.data.recipes.trees import TreesConfig

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from pipelines.studies.record import Row
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, plain
 
 _STYLES = {"shared_bottom": (GREY, ":"), "omoe": (ORANGE, "--"), "mmoe": (BLUE, "-")}
 _NAMES = {"shared_bottom": "Shared-Bottom", "omoe": "OMoE", "mmoe": "MMoE"}
@@ -103,9 +103,7 @@ def _panels(title: str, xlabels: Sequence[str]) -> tuple[Figure, list[Axes]]:
     panels = [figure.add_subplot(1, len(xlabels), index + 1) for index in range(len(xlabels))]
     for axes, xlabel in zip(panels, xlabels, strict=True):
         axes.set_xlabel(xlabel)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        plain(axes, "y")
     return figure, panels
 
 

@@ -68,7 +68,7 @@ def findings(rows: Sequence[Row]) -> str:
         "A finding holds where all its comparisons do, each with its whole 95 % interval on the claimed side. "
         "The last columns count the comparisons that hold, and those refuted, with one learning rate for all models.\n"
     )
-    return _table(heading, table) + "\n" + explained
+    return table(heading, table) + "\n" + explained
 
 
 def _head(record: Record, config: SyntheticConfig) -> str:
@@ -112,7 +112,7 @@ def _models(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return _table(["p", "model", "rate", "mean, 95 %", "std", "best", "5 %", "median", "95 %"], table)
+    return table(["p", "model", "rate", "mean, 95 %", "std", "best", "5 %", "median", "95 %"], table)
 
 
 def _rates(rows: Sequence[Row]) -> str:
@@ -124,12 +124,12 @@ def _rates(rows: Sequence[Row]) -> str:
             for text in [f"{np.mean(values):.4f}" if None not in values else "diverged"]
         ]
         table.append([f"{row['p']:g}", _name(row), *cells])
-    return _table(["p", "model", *rows[0]["loss_runs"]], table)
+    return table(["p", "model", *rows[0]["loss_runs"]], table)
 
 
 def _relatedness(rows: Sequence[Row]) -> str:
     table = [[f"{row['p']:g}", f"{row['loss_mean']:.4f} ± {_reach(row):.4f}", f"{row['loss_std']:.4f}"] for row in rows]
-    return _table(["p", "final loss, mean, 95 %", "std"], table)
+    return table(["p", "final loss, mean, 95 %", "std"], table)
 
 
 def _labels(rows: Sequence[Row]) -> str:
@@ -140,7 +140,7 @@ def _labels(rows: Sequence[Row]) -> str:
         [f"{p:g}", *(f"{at[p]['pearson_mean']:.4f} ± {2 * at[p]['pearson_std']:.4f}" for at in by_model.values())]
         for p in by_model["labels"]
     ]
-    return _table(["p", "with sinusoids", "linear"], table)
+    return table(["p", "with sinusoids", "linear"], table)
 
 
 def _comparisons(rows: Sequence[Row]) -> str:
@@ -157,7 +157,7 @@ def _comparisons(rows: Sequence[Row]) -> str:
         for row in rows
         if row["learning_rate"] == TUNED
     ]
-    return _table(["finding", "model", "p", "statistic", "value, 95 %", "claimed", "verdict"], table)
+    return table(["finding", "model", "p", "statistic", "value, 95 %", "claimed", "verdict"], table)
 
 
 def _claim(low: float | None, high: float | None) -> str:
@@ -181,8 +181,3 @@ def _image(name: str, figures: Mapping[str, str]) -> str:
 
 def _list(values: Iterable[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.studies.markdown import source, table
+from pipelines.markdown import table
+from pipelines.studies.markdown import source
 from pipelines.studies.record import Record, Row
 from pipelines.studies.warm_start.config import WarmStartStudyConfig
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, plain
 
 _COLOURS = (GREY, BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 _MIN_POSITIVES = 10  # fewer on a day say nothing about a slice there
@@ -221,7 +222,4 @@ def _panel(figure: Figure, place: int, panels: int, title: str) -> Axes:
     axes = figure.add_subplot(1, panels, place)
     axes.set_title(title, fontsize=10)
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
+    return plain(axes)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipelines.nightly.day import effect
 from pipelines.nightly.night import Duel, Night, Score
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, shared_legend
 
 _PANEL = (3.7, 2.5)  # inches
 _SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#6B6B6B")
@@ -68,7 +68,7 @@ def quality(nights: Sequence[Night]) -> Figure:
                   linestyle="none")  # fmt: skip
         axes.set_title(task, fontsize=10)
         _days(axes, [night.plan.judge.strftime("%d %b") for night in judged if night.plan])
-    _legend(figure, panels)
+    shared_legend(figure, panels)
     return figure
 
 
@@ -84,7 +84,7 @@ def data(nights: Sequence[Night]) -> Figure:
     moved.set_title("largest drift of a feature (KS, PSI of ids)", fontsize=10)
     for axes in (rows, moved):
         _days(axes, [night.day.strftime("%d %b") for night in nights])
-    _legend(figure, [rows])
+    shared_legend(figure, [rows])
     return figure
 
 
@@ -104,7 +104,7 @@ def gates(nights: Sequence[Night]) -> Figure:
         axes.set_title(f"experts in use, {layer}", fontsize=10)
         axes.set_ylim(bottom=0.9)
         _days(axes, [night.day.strftime("%d %b") for night in trained])
-    _legend(figure, panels)
+    shared_legend(figure, panels)
     return figure
 
 
@@ -165,10 +165,3 @@ def _days(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(axis="y", color="#E5E5E5")
-
-
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(8, len(found)), frameon=False,
-                      fontsize=8)  # fmt: skip
