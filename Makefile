@@ -85,6 +85,7 @@ bench: .venv/bench  ## every benchmark: ratios to peers and bare loops, benchmar
 	for name in step throughput scaling parts loader checksums checkpoint serving settings precision; do $(call ROUNDED,$$name) || exit; done
 	$(if $(filter cuda,$(DEVICE)),$(call ROUNDED,gpu))
 	$(BIN)/python -m benchmarks.document
+	$(BIN)/python docs/reliability.py
 
 schema: .venv/$(VARIANT)  ## write configs/schema.json
 	$(BIN)/python -c "from ranking.config import json_schema; print(json_schema(), end='')" > configs/schema.json

@@ -71,11 +71,11 @@ with warnings.catch_warnings():
 
         name: str = Field("ranking", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run.")
         seed: int = Field(0, ge=0, description="Of initial weights, order of examples and dropout.")
-        device: Literal["cpu", "cuda"] = "cpu"
+        device: Literal["cpu", "cuda"] = Field("cpu", description="Where to train.")
         output: Path = Field(Path("runs/ranking"), description="Run directory: checkpoints, reports, spool.")
         data: DataConfig
         schema: Schema  # type: ignore[assignment]  # shadows a deprecated method of pydantic's
-        model: ModelConfig
+        model: ModelConfig = Field(description="The architecture, and its settings.")
         prepare: PrepareConfig | None = Field(None, description="How `data` is made; left out: it is there already.")
         objective: ObjectiveConfig = ObjectiveConfig()
         optimizer: OptimizerConfig = OptimizerConfig()

@@ -29,7 +29,7 @@ class Frozen(BaseModel):
 
 
 class _Column(Frozen):
-    name: Name
+    name: Name = Field(description="Of the feature: letters, digits and _; any other column name goes into `column`.")
     column: str = Field("", description="Parquet column read; the feature's own name when left out.")
 
     @property
@@ -77,14 +77,14 @@ class Hashed(Frozen):
     """Integers or strings hashed into rows 1 .. rows-1; row 0 stands for null."""
 
     type: Literal["hash"] = "hash"
-    seed: int = 0
+    seed: int = Field(0, description="Another seed lets other ids collide.")
 
 
 class Vocabulary(Frozen):
     """Values seen at least `min_count` times get their own row, most frequent first; row 0 is unknown and null."""
 
     type: Literal["vocabulary"] = "vocabulary"
-    min_count: int = Field(1, ge=1)
+    min_count: int = Field(1, ge=1, description="Rarer values share the row of unknown ones.")
 
 
 class Bucketised(Frozen):
@@ -92,7 +92,7 @@ class Bucketised(Frozen):
 
     type: Literal["bucketise"] = "bucketise"
     buckets: int = Field(16, ge=2, le=1 << 20, description="Quantile buckets to fit when `boundaries` is left out.")
-    boundaries: tuple[FiniteFloat, ...] = ()
+    boundaries: tuple[FiniteFloat, ...] = Field((), description="Where buckets begin, rising; empty: quantiles.")
 
 
 Encoding = Annotated[Identity | Hashed | Vocabulary | Bucketised, Field(discriminator="type")]
@@ -105,7 +105,7 @@ class CategoricalFeature(_Column):
     table: Name | Literal[""] = Field(
         "", description="Embedding table; its own, named after the feature, when left out."
     )
-    encoding: Encoding = Hashed()
+    encoding: Encoding = Field(Hashed(), description="From raw ids to rows of the table.")
     multi_hot: bool = Field(False, description="The column holds lists of ids.")
     pooling: Literal["sum", "mean", "sqrtn"] = Field("sum", description="How the vectors of a list become one.")
     weights: str = Field(
@@ -137,20 +137,22 @@ class Table(Frozen):
 
     rows: int | None = Field(None, ge=2, le=MAX_ROWS, description="Left out: what vocabulary or buckets need.")
     dim: int | None = Field(None, ge=1, le=1 << 16, description="Width of a row; left out: `schema.embedding_dim`.")
-    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = None
-    learning_rate: float | None = Field(None, gt=0)
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] | None = Field(
+        None, description="Left out: `optimizer.sparse.type`."
+    )
+    learning_rate: float | None = Field(None, gt=0, description="Left out: `optimizer.sparse.learning_rate`.")
     init_scale: float | None = Field(
         None, ge=0, description="Rows start uniform in [-s, s]; left out: s = 1 / sqrt(rows)."
     )
     sharding: Literal[
         "auto", "data_parallel", "table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise"
-    ] = "auto"
+    ] = Field("auto", description="How the planner may place the table on the ranks, in TorchRec's words.")
 
 
 class ColumnSpace(Frozen):
     """A sample space given by a boolean column or expression."""
 
-    column: Expression
+    column: Expression = Field(description="True where a row belongs to the space.")
 
 
 SampleSpace = str | ColumnSpace
@@ -163,11 +165,11 @@ class Task(Frozen):
     or `{column: expression}`. Rows outside it neither train the task nor score it [PLE, section 4.4].
     """
 
-    name: Name
+    name: Name = Field(description="Of the task; names its column of predictions.")
     label: Expression = Field(description="A column, or an expression such as log1p(play_time_ms / 1000).")
-    loss: Literal["bce", "mse", "huber"] = "bce"
-    group: Literal["engagement", "satisfaction"] = "engagement"
-    given: SampleSpace = "all"
+    loss: Literal["bce", "mse", "huber"] = Field("bce", description="bce: labels 0 and 1; else a regression.")
+    group: Literal["engagement", "satisfaction"] = Field("engagement", description="For reports: which kind of signal.")
+    given: SampleSpace = Field("all", description="Sample space: all, a task's positives, or `{column: expression}`.")
     weight: float = Field(1.0, ge=0, description="w0 of the schedule w0 * gamma^t.")
     gamma: float = Field(1.0, gt=0, description="Ratio of the weight's schedule; 1 keeps it constant.")
 
@@ -180,10 +182,10 @@ class Task(Frozen):
 class Schema(Frozen):
     """Everything the code knows about the columns of one data set."""
 
-    features: tuple[Feature, ...] = Field(min_length=1)
-    tasks: tuple[Task, ...] = Field(min_length=1)
-    tables: dict[Name, Table] = {}
-    embedding_dim: int = Field(16, ge=1, le=1 << 16)
+    features: tuple[Feature, ...] = Field(min_length=1, description="What the network sees of a row.")
+    tasks: tuple[Task, ...] = Field(min_length=1, description="What it predicts, in the order of its outputs.")
+    tables: dict[Name, Table] = Field({}, description="Embedding tables by name; one left out has all defaults.")
+    embedding_dim: int = Field(16, ge=1, le=1 << 16, description="Width of the tables that say no other.")
     user: str = Field("", description="Column that GAUC groups by, rows where it is null left out; no column: no GAUC.")
 
     @property

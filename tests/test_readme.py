@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import yaml
 
 from ranking.config import json_schema
@@ -17,9 +17,9 @@ from ranking.schema import Schema
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def readme() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs/readme.py")
+def script(name: str) -> ModuleType:
+    """A script of docs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,12 +27,18 @@ def readme() -> ModuleType:
     return module
 
 
-def test_layout_and_tables_are_current(readme: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_layout_and_tables_are_current() -> None:
+    readme, text = script("readme"), (ROOT / "README.md").read_text()
     assert text == readme.filled(text), "run `make docs`"
     assert (ROOT / "docs/layout.md").read_text() == readme.files(), "run `make docs`"
     assert "ranking/" in readme.packages()
     assert "trainer.py" in readme.files()
+
+
+def test_the_page_on_reliability_shows_what_was_measured() -> None:
+    reliability = script("reliability")
+    text = reliability.PAGE.read_text()
+    assert text == reliability.filled(text), "run `python docs/reliability.py`"
 
 
 def test_the_configuration_it_explains_is_valid() -> None:
@@ -48,6 +54,18 @@ def test_every_link_leads_somewhere() -> None:
     assert links
     for link in links:
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_every_key_of_the_configuration_is_explained() -> None:
+    schema = json.loads(json_schema())
+    sections = {"": schema, **schema["$defs"]}
+    keys = [
+        (section, key, value) for section, own in sections.items() for key, value in own.get("properties", {}).items()
+    ]
+    unexplained = [
+        f"{section}.{key}" for section, key, value in keys if not {"description", "$ref", "const"} & value.keys()
+    ]
+    assert unexplained == []
 
 
 def test_the_json_schema_is_current() -> None:

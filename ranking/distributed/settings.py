@@ -24,6 +24,6 @@ class SparseOptimizerConfig(Frozen):
     type: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
         "rowwise_adagrad", description="adam needs CUDA."
     )
-    learning_rate: float = Field(0.05, gt=0)
+    learning_rate: float = Field(0.05, gt=0, description="After warm-up.")
     eps: float = Field(1e-8, gt=0, description="Added to the denominator (Adagrad and Adam).")
     weight_decay: float = Field(0.0, ge=0, description="L2 on the rows a step touches.")

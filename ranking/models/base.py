@@ -22,7 +22,7 @@ class ArchitectureConfig(Frozen):
     type: str
     bottom: tuple[Width, ...] = Field((256, 128), description="Widths of the shared-bottom stack, lowest layer first.")
     tower: tuple[Width, ...] = Field((64,), description="Hidden widths of every task's tower.")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after every hidden layer.")
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embedding vectors.")
     cross_layers: int = Field(0, ge=0, le=64, description="Layers of feature crossing below it, as DCN-V2's.")
     cross_rank: int = Field(32, ge=1, le=1 << 20, description="Rank of a cross layer's weights.")

@@ -17,7 +17,7 @@ class CrossStitchConfig(ArchitectureConfig):
     """A bottom and a tower of its own for every task, over shared embeddings, stitched between layers."""
 
     type: Literal["cross_stitch"] = "cross_stitch"
-    bottom: tuple[Width, ...] = Field((256, 128), min_length=1)
+    bottom: tuple[Width, ...] = Field((256, 128), min_length=1, description="Widths of every task's bottom.")
     stitch_after: tuple[int, ...] | None = Field(
         None, description="Numbers of the `bottom` layers, the lowest is 1, that a unit follows; left out: all."
     )

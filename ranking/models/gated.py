@@ -12,7 +12,7 @@ from ranking.nn.gates import Gates
 class GatedConfig(ArchitectureConfig):
     """A shared-bottom stack whose upper layers are replaced by experts and gates of the same output width."""
 
-    bottom: tuple[Width, ...] = Field((256, 128), min_length=1)
+    bottom: tuple[Width, ...] = Field((256, 128), min_length=1, description="Widths; the last is an expert's output.")
     expert_hidden: tuple[Width, ...] = Field((), description="Hidden widths inside an expert, before its output layer.")
     top_k: int = Field(0, ge=0, description="Experts a gate keeps for an example; 0 keeps all.")
     noise: bool = Field(False, description="Trainable Gaussian noise on the gate logits while training.")

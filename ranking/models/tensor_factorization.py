@@ -19,7 +19,7 @@ class TensorFactorizationConfig(ArchitectureConfig):
     """A bottom for every task, of factorised layers, and a tower of its own, over shared embeddings."""
 
     type: Literal["tensor_factorization"] = "tensor_factorization"
-    bottom: tuple[Width, ...] = Field((256, 128), min_length=1)
+    bottom: tuple[Width, ...] = Field((256, 128), min_length=1, description="Widths of every task's bottom.")
     ranks: tuple[Rank, Rank, Rank] = Field(
         (32, 32, 2), description="r1, r2, r3: of inputs, outputs and tasks; cut to a layer's own dimensions."
     )

@@ -15,7 +15,7 @@ from ranking.schema import Frozen, Task
 class ObjectiveConfig(Frozen):
     """How losses are shaped and weighed."""
 
-    weighting: WeightingConfig = StaticConfig()
+    weighting: WeightingConfig = Field(StaticConfig(), description="How the tasks' losses are weighed.")
     huber_delta: float = Field(1.0, gt=0, description="Where the Huber loss turns from square to linear.")
 
 

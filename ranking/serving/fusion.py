@@ -17,7 +17,7 @@ class LengthFactor(Frozen):
     """The factor f(video length) = length^power."""
 
     column: str = Field(min_length=1, description="Column of the request that holds the length, in any unit.")
-    power: FiniteFloat = 1.0
+    power: FiniteFloat = Field(1.0, description="0 leaves the length out.")
 
 
 class FusionConfig(Frozen):

@@ -35,8 +35,8 @@ class Trial(Protocol):
 class Dimension(Frozen):
     """The values one setting may take: a range, of whole numbers where `low` and `high` are, or a list of choices."""
 
-    low: int | FiniteFloat | None = None
-    high: int | FiniteFloat | None = None
+    low: int | FiniteFloat | None = Field(None, description="The least value.")
+    high: int | FiniteFloat | None = Field(None, description="The largest value.")
     log: bool = Field(False, description="Draw the logarithm evenly.")
     step: int | FiniteFloat | None = Field(None, description="Distance between neighbours; left out: 1 for whole ones.")
     choices: tuple[Any, ...] = Field((), description="Any values, lists and sections too.")
@@ -129,7 +129,7 @@ class TuneConfig(Frozen):
     direction: Direction | None = Field(None, description="Left out: what is better for the metric.")
     trials: int = Field(50, ge=1, description="Trials of the study, over all its workers.")
     startup_trials: int = Field(10, ge=1, description="Trials drawn at random before the Gaussian process takes over.")
-    pruner: Pruner = MedianPruner()
+    pruner: Pruner = Field(MedianPruner(), description="Which trials are stopped at an evaluation as hopeless.")
     storage: SecretStr = Field(
         SecretStr(""), description="SQLAlchemy URL that workers share; left out: an SQLite file in the run directory."
     )

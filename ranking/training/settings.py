@@ -14,10 +14,10 @@ from ranking.schema import Frozen, Name
 class TrainingConfig(Frozen):
     """How long to train and how often to speak."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="Passes over the training data.")
     steps: int = Field(0, ge=0, description="Step budget; 0: `epochs` passes over the data.")
     log_every: int = Field(50, ge=1, description="Steps between log lines and training-curve points.")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: the network under autocast.")
     hang_timeout: float = Field(
         600,
         gt=0,
@@ -56,11 +56,11 @@ class EvaluationConfig(Frozen):
 class DenseOptimizerConfig(Frozen):
     """Optimizer of everything that is not an embedding table."""
 
-    type: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    type: Literal["adam", "adamw", "sgd"] = Field("adam", description="Of torch.optim.")
+    learning_rate: float = Field(1e-3, gt=0, description="After warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="adam, sgd: L2; adamw: decoupled.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of both moments (adam, adamw).")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator (adam, adamw).")
     momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
     clip_norm: float = Field(0.0, ge=0, description="Largest global norm of the dense gradients; 0 does not clip.")
 
@@ -68,8 +68,8 @@ class DenseOptimizerConfig(Frozen):
 class ScheduleConfig(Frozen):
     """Factor on every learning rate: linear warm-up, then constant, or linear or cosine decay over the steps left."""
 
-    type: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
+    type: Literal["constant", "linear", "cosine"] = Field("constant", description="What follows warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps until rates are full.")
     final_factor: float = Field(0.0, ge=0, le=1, description="Where linear and cosine decay end.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -37,7 +37,7 @@ class PrepareConfig(Frozen):
 
     source: Path = Field(description="Directory with the publisher's files.")
     output: Path = Field(description="Directory of the data set; `data.train` and the others point into it.")
-    recipe: Annotated[CensusConfig | KuairandConfig, Field(discriminator="type")]
+    recipe: CensusConfig | KuairandConfig = Field(discriminator="type", description="Which data set, and how.")
 
     def run(self) -> None:
         """Write the data set; it appears whole or not at all.

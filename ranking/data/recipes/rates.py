@@ -31,7 +31,7 @@ _CERTAIN = 1e-5  # rates nearer to 0 or 1 are taken for this, so that their log-
 class Buckets(Frozen):
     """A number as a part of keys."""
 
-    column: str
+    column: str = Field(description="Column of the number.")
     boundaries: tuple[float, ...] = Field(min_length=1, description="Rising; a bucket holds its lower boundary.")
 
     @field_validator("boundaries")
@@ -45,10 +45,10 @@ class Buckets(Frozen):
 class RatesConfig(Frozen):
     """Which rates to add, for every label and key a column `<label>_by_<column>_<column>_...` of log-odds."""
 
-    labels: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=1, description="Columns of 0 and 1 to take rates of.")
     keys: tuple[Key, ...] = Field(min_length=1, description="Columns, or names in `buckets`, that together are a key.")
     buckets: dict[str, Buckets] = Field({}, description="Numbers cut into bands, by the name that keys give them.")
-    folds: int = Field(10, ge=2)
+    folds: int = Field(10, ge=2, description="Parts of the training rows; each part's rates come from the others.")
     strength: float = Field(8.0, gt=0, description="Rows that the prior weighs.")
     seed: int = Field(0, description="Of the folds.")
 

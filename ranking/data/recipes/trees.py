@@ -26,11 +26,11 @@ _VALUES = 254  # that a nominal column may have for these trees; rarer ones are 
 class TreesConfig(Frozen):
     """Which trees to grow, for every label a column `<label>_by_trees`."""
 
-    labels: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=1, description="Columns of 0 and 1 to learn.")
     nominal: tuple[str, ...] = Field((), description="Columns of codes, whose order says nothing, beside all strings.")
-    folds: int = Field(10, ge=2, le=1000)
+    folds: int = Field(10, ge=2, le=1000, description="Parts of the training rows; each is told by the others' trees.")
     iterations: int = Field(250, ge=1, le=100_000, description="Trees of a fold, one after another.")
-    learning_rate: float = Field(0.06, gt=0, le=1)
+    learning_rate: float = Field(0.06, gt=0, le=1, description="Share of every tree.")
     leaves: int = Field(63, ge=2, le=65_536, description="Of a tree, at most.")
     leaf_rows: int = Field(40, ge=1, le=2**31 - 1, description="Of a leaf, at least.")
     l2: float = Field(5.0, ge=0, allow_inf_nan=False, description="Penalty of leaves.")
