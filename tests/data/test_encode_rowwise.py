@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from ranking.data.encode import Encoder
 from ranking.data.transforms import Transforms
 from ranking.schema import Schema
-
-
-def dense(name, **options):
-    return {"kind": "dense", "name": name, **options}
-
-
-def ids(name, encoding, encoding_options=None, **options):
-    return {"kind": "categorical", "name": name, "encoding": {"type": encoding, **(encoding_options or {})}, **options}
-
+from tests.data.encoding import dense, ids
 
 MASK = 2**64 - 1
 

@@ -9,6 +9,7 @@ from ranking.data.growth import FRESH, earlier_rows, extended, shifts
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
 from ranking.schema import Schema
+from tests.data.encoding import dense
 
 TASKS = [{"name": "click", "label": "click"}]
 
@@ -19,10 +20,6 @@ def schema_of(*features, **tables):
 
 def ids(name="v", encoding="vocabulary", **options):
     return {"kind": "categorical", "name": name, "encoding": {"type": encoding, **options}}
-
-
-def dense(name, **options):
-    return {"kind": "dense", "name": name, **options}
 
 
 def fit(schema, **columns):

@@ -14,16 +14,13 @@ from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.transforms import Transforms
 from ranking.errors import InputError
 from ranking.schema import Schema
+from tests.data.encoding import dense
 
 TASKS = [{"name": "click", "label": "click"}]
 
 
 def schema_of(*features, **tables):
     return Schema(features=features, tasks=TASKS, tables=tables)
-
-
-def dense(name, **options):
-    return {"kind": "dense", "name": name, **options}
 
 
 def ids(name, encoding="vocabulary", encoding_options=None, **options):
