@@ -1,4 +1,4 @@
-"""Prepare: a publisher's files to partitioned Parquet, and the transforms fitted on the training split."""
+"""Prepare: raw files of a public data set to partitioned Parquet, and the transforms fitted on the training split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor: what a look at the data says before any training, in one streaming pass and bounded memory."""
+"""The doctor's checks: what can be said of the data before any training, in one streaming pass and bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Parquet file of a data set: what its footer and its place say of it."""
+"""One Parquet file of a data set: what its footer and its path tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a sharded collection delivers to vectors in an order of our own, with as few copies as can be."""
+"""From the output of a sharded collection to vectors in the schema's order, with as few copies as possible."""
 
 from __future__ import annotations
 

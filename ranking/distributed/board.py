@@ -1,4 +1,4 @@
-"""The board: what the ranks of a job tell each other besides the training, through the store they met on."""
+"""The board: failures and signs of life that the ranks tell each other through the store they met on."""
 
 from __future__ import annotations
 

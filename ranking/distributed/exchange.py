@@ -1,4 +1,4 @@
-"""Ids of the next batch on their way to the ranks that hold their tables while this batch is trained."""
+"""Ids of the next batch travel to the ranks that hold their tables while this batch is trained."""
 
 from __future__ import annotations
 

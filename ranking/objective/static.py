@@ -1,4 +1,4 @@
-"""The base of every weighting: weights that follow a schedule, and what the others may take notice of."""
+"""The base of every weighting: a schedule of weights, and what adaptive weightings observe."""
 
 from __future__ import annotations
 

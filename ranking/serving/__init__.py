@@ -1,1 +1,1 @@
-"""What runs where the model is asked: the artefact, the score, and the MLflow model around them. Plain torch only."""
+"""Serving: the artefact, the score, and the MLflow model around them. Plain torch only."""

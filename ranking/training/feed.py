@@ -1,4 +1,4 @@
-"""What a rank trains on, agreed with all other ranks once a step."""
+"""What a rank trains on: its batches, and what all ranks agree on once a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: how the files of one publisher become a data set; a new one is a file beside this and a line here."""
+"""Recipes: how the raw files of one publisher become a data set; a new one is a file beside this and a line here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data made here, whose law is known."""
+"""Synthetic data whose ground truth is known."""

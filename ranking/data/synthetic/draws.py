@@ -1,4 +1,4 @@
-"""Random numbers by counter: the number of row r depends on the seed and r alone, not on what was drawn before.
+"""Counter-based random numbers: that of row r depends on the seed and r alone, not on what was drawn before.
 
 So data is the same in chunks of any size, and two simulations of one event share its randomness.
 """
