@@ -155,6 +155,12 @@ with warnings.catch_warnings():
                 if self.device == "cpu" and kind == "adam" and table.sharding != "data_parallel":
                     path = f"schema.tables.{name}.optimizer" if table.optimizer else "optimizer.sparse.type"
                     raise ValueError(f"{path}: got 'adam' on cpu; expected rowwise_adagrad, adagrad or sgd")
+                decay, decays = self.optimizer.sparse.weight_decay, kind in ("rowwise_adagrad", "adam")
+                if decay and (self.device == "cpu" or table.sharding == "data_parallel" or not decays):
+                    raise ValueError(
+                        f"optimizer.sparse.weight_decay: got {decay} with table {name!r} ({kind}, {table.sharding}) on "
+                        f"{self.device}; expected 0, or rowwise_adagrad or adam on cuda and no data_parallel table"
+                    )
             return self
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -146,8 +147,14 @@ def _config(schema: Schema, prefix: str, table: str, rows: int) -> EmbeddingBagC
 
 def _table_optimizer(table: Table, config: SparseOptimizerConfig) -> TableOptimizer:
     kind = table.optimizer or config.type
-    settings = {"lr": table.learning_rate or config.learning_rate, "weight_decay": config.weight_decay}
-    return TableOptimizer(OPTIMIZERS[kind], settings if kind == "sgd" else settings | {"eps": config.eps})
+    settings: dict[str, Any] = {"lr": table.learning_rate or config.learning_rate}
+    if kind != "sgd":
+        settings["eps"] = config.eps
+    if config.weight_decay:
+        settings["weight_decay"] = config.weight_decay
+        if kind == "rowwise_adagrad":  # whose decay FBGEMM leaves out unless told which one it is
+            settings["weight_decay_mode"] = WeightDecayMode.L2
+    return TableOptimizer(OPTIMIZERS[kind], settings)
 
 
 def _output_names(schema: Schema, configs: list[EmbeddingBagConfig], prefix: str) -> list[str]:

@@ -26,4 +26,9 @@ class SparseOptimizerConfig(Frozen):
     )
     learning_rate: float = Field(0.05, gt=0, description="After warm-up.")
     eps: float = Field(1e-8, gt=0, description="Added to the denominator (Adagrad and Adam).")
-    weight_decay: float = Field(0.0, ge=0, description="L2 on the rows a step touches.")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Of the rows a step touches: L2 with rowwise_adagrad, decoupled with adam. CUDA only: FBGEMM has "
+        "none for the others, nor on CPU. Not with data_parallel tables: every row would shrink at every step.",
+    )

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ranking.distributed.embeddings import fill_table, table_of
+from ranking.config import load
+from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, fuse_optimizers, table_of
+from ranking.distributed.settings import ShardingConfig, SparseOptimizerConfig
+from ranking.distributed.sharding import fill_tables, shard
 from ranking.distributed.world import World
+from ranking.errors import InputError
 from ranking.nn.embeddings import EmbeddingTables
+from ranking.schema import Schema
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded, share_of, step, whole, whole_model
 from tests.workspace import Workspace
@@ -103,6 +110,58 @@ def test_a_schema_of_dense_features_alone_trains_too(workspace: Workspace, tmp_p
     ((alone, moved),) = launch(without_tables, 1, [file])
     assert moved
     assert [loss for loss, _ in launch(without_tables, 2, [file])] == pytest.approx([alone] * 2)
+
+
+class Looked(nn.Module):
+    """A model that is little more than its tables; the layer is what DDP wraps."""
+
+    def __init__(self, embeddings: ShardedEmbeddings) -> None:
+        super().__init__()
+        self.embeddings, self.layer = embeddings, nn.Linear(1, 1)
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
+        return self.embeddings(sparse)
+
+
+def decayed(world: World, decay: float) -> tuple[Tensor, Tensor]:
+    """Four rows of a fused table before and after a step on two of them, whose gradient is 2 in every column.
+
+    FBGEMM's kernel for CPU leaves the decay out where one feature alone reads a table, which is why configurations for
+    CPU refuse it; two features take the one that has it, and show that the setting arrives there.
+    """
+    features = [{"kind": "categorical", "name": name, "table": "t", "encoding": {"type": "identity"}} for name in "ab"]
+    tables = {"t": {"rows": 4, "dim": 4, "sharding": "table_wise", "init_scale": 1.0}}
+    schema = Schema.model_validate({"features": features, "tables": tables, "tasks": [{"name": "y", "label": "y"}]})
+    embeddings = ShardedEmbeddings(schema, {"t": 4})
+    fuse_optimizers(embeddings, schema, SparseOptimizerConfig(learning_rate=0.1, weight_decay=decay))
+    model = shard(Looked(embeddings), embeddings, schema, world, ShardingConfig(), 2)
+    fill_tables(model, schema, ("",), seed=1)
+    before = whole_model_of(model)
+    ids = KeyedJaggedTensor(["a", "b"], torch.tensor([1, 2, 1, 2]), lengths=torch.ones(4, dtype=torch.int32))
+    model(ids).sum().backward()
+    return before, whole_model_of(model)
+
+
+def whole_model_of(model: nn.Module) -> Tensor:
+    (table,) = (value for name, value in model.state_dict().items() if BAG in name)
+    return table.local_shards()[0].tensor.detach().clone()
+
+
+def test_decay_is_l2_on_the_rows_a_step_touches() -> None:
+    for decay in (0.0, 0.5):
+        ((before, after),) = launch(decayed, 1, decay)
+        gradient = torch.tensor([0.0, 2.0, 2.0, 0.0]).unsqueeze(1) + decay * before * torch.tensor([[0], [1], [1], [0]])
+        root = gradient.square().mean(1, keepdim=True).sqrt() + 1e-8
+        torch.testing.assert_close(after, before - 0.1 * gradient / root)
+
+
+@pytest.mark.parametrize("tables", [{"sharding": "data_parallel"}, {"optimizer": "adagrad"}, {"optimizer": "sgd"}, {}])
+def test_decay_is_refused_where_there_is_none(tables: dict[str, str], workspace: Workspace) -> None:
+    settings = ["--optimizer.sparse.weight_decay=0.1", f"--schema.tables={json.dumps({'users': tables})}"]
+    assert load([workspace.yaml], settings[1:])
+    with pytest.raises(InputError, match=r"optimizer.sparse.weight_decay: got 0.1 with table 'users'"):
+        load([workspace.yaml], [*settings, f"--device={'cuda' if tables else 'cpu'}"])
+    assert not tables or load([workspace.yaml], [settings[0], "--device=cuda"])
 
 
 def test_a_cell_is_drawn_from_seed_table_row_and_column_alone() -> None:
