@@ -76,8 +76,21 @@ class Objective(nn.Module):
         Returns:
             `[T]`; summed over ranks it is L_k.
         """
-        losses = self.example_losses(logits, labels)
-        return (losses * masks).sum(0) / counts.clamp(min=1)
+        return self.row_losses(logits, labels, masks).sum(0) / counts.where(counts > 0, 1)
+
+    def row_losses(self, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """Every task's weighted loss on every row, 0 outside its sample space, whatever the label says there.
+
+        Args:
+            logits: `[B, T]`.
+            labels: `[B, T]`.
+            masks: `[B, T]` row weights inside the sample space, 0 outside.
+
+        Returns:
+            `[B, T]` float32.
+        """
+        inside = labels.where(masks > 0, 0)  # a label whose square overflows would make 0 * inf, a NaN, of its mask
+        return self.example_losses(logits, inside) * masks
 
     def forward(
         self, shares: Tensor, epoch: int, step: int, penalty: Tensor | None = None, counts: Tensor | None = None

@@ -152,8 +152,10 @@ class EagerPipeline:
         )
 
     def _suspect(self, output: Output) -> str:
-        """Where the first row lies that has no finite prediction; "" where all have one."""
-        suspects = ~torch.isfinite(output.logits).all(1) & output.batch.rows.real
+        """Where the first row lies that has no finite prediction, or loss in a task's space; "" where all have both."""
+        batch, objective = output.batch, self.model.module.objective
+        losses = objective.row_losses(output.logits, batch.labels, batch.masks)
+        suspects = ~torch.isfinite(torch.cat([output.logits, losses], dim=1)).all(1) & batch.rows.real
         return self.place(int(output.batch.rows.index[suspects][0])) if suspects.any() else ""
 
     def _listen(self, _embeddings: nn.Module, _ids: object, vectors: Tensor) -> None:

@@ -68,6 +68,22 @@ def test_nothing_outside_the_space_reaches_the_gradient(batch) -> None:
     assert ((logits.grad != 0) <= (masks > 0)).all()
 
 
+@pytest.mark.parametrize("label", [2.0**64, -torch.inf, torch.nan])
+def test_a_label_outside_the_space_may_be_anything(label: float, batch) -> None:
+    logits, labels, masks = batch
+    expected = objective().task_losses(logits, labels, masks, masks.sum(0))
+    shares = objective().task_losses(logits, labels.where(masks > 0, label), masks, masks.sum(0))
+    assert torch.equal(shares, expected)
+    shares.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_weights_of_rows_may_be_fractions(batch) -> None:
+    logits, labels, masks = batch
+    whole, part = (objective().task_losses(logits, labels, m, m.sum(0)) for m in (masks, masks / 32))
+    torch.testing.assert_close(part, whole)
+
+
 def test_ranks_scale_by_the_world_so_that_averaging_gives_the_global_mean(batch) -> None:
     logits, labels, masks = batch
     counts = masks.sum(0)

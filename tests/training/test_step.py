@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ranking.batch import RankingBatch
 from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.training.step import EagerPipeline, build_pipeline
@@ -22,6 +23,17 @@ def everything(state) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in whole(state.tensors(), state.world).items()}
 
 
+def without_features(batch: RankingBatch) -> RankingBatch:
+    return replace(batch, dense=torch.full_like(batch.dense, torch.nan))
+
+
+def with_an_infinite_label(batch: RankingBatch) -> RankingBatch:
+    """Of the first task in row 3, which is in its space, and of all tasks in row 2, which is in none."""
+    labels, masks = batch.labels.clone(), batch.masks.clone()
+    labels[3, 0], labels[2], masks[3, 0], masks[2] = torch.inf, torch.inf, 1, 0
+    return replace(batch, labels=labels, masks=masks)
+
+
 def steps(world: World, files: list[Path]) -> dict:
     parts = assembly(world, files, SGD)
     rows, state = encoded(parts, 96), parts.state(10)
@@ -32,16 +44,17 @@ def steps(world: World, files: list[Path]) -> dict:
     with pytest.raises(StopIteration):
         pipeline.progress(iter([]))
 
-    before = everything(state)
-    batch = batch_of(parts, rows, world, step=8)
-    if world.rank == 1:
-        batch = replace(batch, dense=torch.full_like(batch.dense, torch.nan))
-    found["rows"] = batch.rows.index.tolist()
-    with pytest.raises(InputError) as caught:
-        pipeline.progress(iter([batch]))
-    after = everything(state)
-    found["poisoned"] = type(caught.value).__name__, str(caught.value)
-    found["changed"] = [name for name in before if not torch.equal(before[name], after[name])]
+    found["poisoned"], found["changed"] = [], []
+    for poison in (without_features, with_an_infinite_label):
+        state = parts.state(10)
+        pipeline, before = build_pipeline(state.model, state.optimizers, world, 8), everything(state)
+        batch = batch_of(parts, rows, world, step=8)
+        found["rows"] = batch.rows.index.tolist()
+        with pytest.raises(InputError) as caught:
+            pipeline.progress(iter([poison(batch) if world.rank == 1 else batch]))
+        found["poisoned"].append((type(caught.value).__name__, str(caught.value)))
+        after = everything(state)
+        found["changed"] += [name for name in before if not torch.equal(before[name], after[name])]
 
     for precision in ("fp32", "bf16"):
         parts = assembly(world, files, [*SGD, f"--training.precision={precision}", "--model.dropout=0"])
@@ -73,13 +86,13 @@ def test_the_position_is_that_of_the_batch_the_step_was_taken_on(found) -> None:
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_any_weight_changed(found) -> None:
-    rows_of_rank_1 = found[1]["rows"]
-    kinds, lines = zip(*(answer["poisoned"] for answer in found), strict=True)
-    assert kinds == ("InputError", "RankZeroReportsError")
-    assert lines[0] == lines[1]
-    assert lines[0].startswith("step 8: the loss is not finite (by rank: [")
-    assert f"nan]; first in {rows_of_rank_1[0]})" in lines[0]
-    assert "\n" not in lines[0]
+    for number, (loss, row) in enumerate([("nan", 0), ("inf", 3)]):
+        kinds, lines = zip(*(answer["poisoned"][number] for answer in found), strict=True)
+        assert kinds == ("InputError", "RankZeroReportsError")
+        assert lines[0] == lines[1]
+        assert lines[0].startswith("step 8: the loss is not finite (by rank: [")
+        assert f"{loss}]; first in {found[1]['rows'][row]})" in lines[0]
+        assert "\n" not in lines[0]
     assert all(answer["changed"] == [] for answer in found)
 
 
