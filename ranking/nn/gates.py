@@ -10,6 +10,10 @@ from torch.nn import functional
 class Gates(nn.Module):
     """g^k(x) = softmax(W_gk x) for K gates at once [MMoE, eq. 7; top-k, noise, balance: Shazeer et al. 2017].
 
+    The softmax over a single kept logit would be 1 whatever its value, so that a gate with top_k = 1 could not learn.
+    Its one expert is weighed by its probability among all the gate may see [Switch Transformer, Fedus et al., JMLR
+    2022, eq. 2].
+
     Args:
         inputs: width of the gates' input.
         gates: K, one a task (MMoE) or a single one (OMoE).
@@ -49,7 +53,7 @@ class Gates(nn.Module):
             x: `[B, inputs]` shared by the gates, or `[K, B, inputs]`.
 
         Returns:
-            `[B, K, n]`, each row sums to one.
+            `[B, K, n]`, each row sums to one, or with top_k = 1 to the probability of the expert it keeps.
         """
         clean = logits = self._logits(self.linear, x)
         spread = None
@@ -58,7 +62,7 @@ class Gates(nn.Module):
             logits = clean + torch.randn_like(clean) * spread
         if self.visible is not None:
             logits = logits.masked_fill(~self.visible, -torch.inf)
-        weights = torch.softmax(self._kept(logits) if self.top_k else logits, dim=-1)
+        weights = self._weights(logits)
         if self.balance and self.training:
             self.imbalance = self.balance * self._imbalance(weights, clean, logits, spread)
         return weights
@@ -75,9 +79,13 @@ class Gates(nn.Module):
         weight = linear.weight.view(self.gates, self.experts, -1)
         return torch.bmm(x, weight.transpose(1, 2)).transpose(0, 1)
 
-    def _kept(self, logits: Tensor) -> Tensor:
-        kept = logits.topk(self.top_k, dim=-1)
-        return torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
+    def _weights(self, logits: Tensor) -> Tensor:
+        if not self.top_k:
+            return torch.softmax(logits, dim=-1)
+        kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.topk(self.top_k, dim=-1).indices, True)
+        if self.top_k == 1:
+            return torch.softmax(logits, dim=-1) * kept
+        return torch.softmax(logits.masked_fill(~kept, -torch.inf), dim=-1)
 
     def _imbalance(self, weights: Tensor, clean: Tensor, logits: Tensor, spread: Tensor | None) -> Tensor:
         """CV(importance)^2, and CV(load)^2 where the gates are noisy and sparse [Shazeer, eq. 6-11]."""

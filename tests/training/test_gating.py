@@ -18,6 +18,7 @@ from tests.workspace import Workspace
 MODELS = {
     "mmoe": "{model: {type: mmoe, bottom: [16, 12, 8], moe_layers: 2, experts: 4, tower: [4]}}",
     "ple": "{model: {type: ple, bottom: [12, 8], shared_experts: 2, task_experts: 1, tower: [4]}}",
+    "switch": "{model: {type: mmoe, bottom: [12, 8], experts: 4, top_k: 1, tower: [4]}}",
 }
 
 
@@ -98,10 +99,16 @@ def test_of_ple_a_task_gate_is_judged_by_the_experts_it_sees(found) -> None:
 def test_all_numbers_are_those_of_one_process_on_every_rank(found) -> None:
     for model, evaluation in found[1][0].items():
         expected = {k: v for k, v in evaluation.report.metrics().items() if k.startswith("experts/")}
-        assert len(expected) > 20
+        assert len(expected) > 15
         for answer in found[2]:
             metrics = answer[model].report.metrics()
             assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_gate_that_keeps_one_expert_is_judged_by_where_its_rows_go(found) -> None:
+    for gate in health(found, "switch", "architecture").gates.values():
+        assert sum(gate.weights) == pytest.approx(1)
+        assert gate.row_entropy == pytest.approx(0)
 
 
 def test_gate_means_stay_under_the_gates_own_names(found) -> None:
