@@ -11,7 +11,7 @@ from ranking.schema import Frozen
 
 Floats = npt.NDArray[np.float64]
 
-DEAD = 0.01  # mean weight below which, at every gate, an expert is dead
+DEAD = 0.1  # share of an even weight, 1 / n, below which the mean weight of a dead expert is at every gate
 
 
 class GateHealth(Frozen):
@@ -35,7 +35,7 @@ class MixtureHealth(Frozen):
 
     Attributes:
         gates: by task; `all` is a gate of all tasks, `shared` that of the shared branch.
-        dead_experts: share of experts whose mean weight is below 1 % at every gate.
+        dead_experts: share of the n experts whose mean weight is below a tenth of an even one, 0.1 / n, at every gate.
         dead_units: share of the experts' ReLU units that were zero on every row of a sample.
         similarity: mean linear CKA of all pairs of experts: 1 where they compute the same up to a rotation, near 0
             for unrelated ones; None where fewer than two experts vary.
@@ -78,12 +78,13 @@ def gate_health(weights: Floats, row_entropy: float, seen: int) -> GateHealth:
 
 
 def dead_share(weights: Sequence[Floats]) -> float:
-    """Share of experts that no gate uses.
+    """Share of experts that no gate uses: none gives them a tenth of an even weight, 1 / n.
 
     Args:
         weights: `[K, n]` mean weights of each group of gates over the same n experts.
     """
-    return float((np.concatenate(weights).max(axis=0) < DEAD).mean())
+    largest = np.concatenate(weights).max(axis=0)
+    return float((largest < DEAD / largest.size).mean())
 
 
 def similarity(outputs: Floats) -> float | None:

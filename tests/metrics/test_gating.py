@@ -33,6 +33,13 @@ def test_an_expert_is_dead_when_no_gate_uses_it() -> None:
     assert dead_share([tasks, np.array([[0, 0, 0, 1.0]])]) == 0
 
 
+def test_many_experts_that_share_the_weight_evenly_are_all_alive() -> None:
+    many = np.full((1, 4096), 1 / 4096)
+    assert dead_share([many]) == 0
+    many[0, :1024] /= 20
+    assert dead_share([many]) == 0.25
+
+
 def test_experts_that_are_rotations_of_each_other_are_alike() -> None:
     one = DRAW.normal(size=(300, 6))
     turn, _ = np.linalg.qr(DRAW.normal(size=(6, 6)))
