@@ -88,7 +88,11 @@ class Gates(nn.Module):
         return torch.softmax(logits.masked_fill(~kept, -torch.inf), dim=-1)
 
     def _imbalance(self, weights: Tensor, clean: Tensor, logits: Tensor, spread: Tensor | None) -> Tensor:
-        """CV(importance)^2, and CV(load)^2 where the gates are noisy and sparse [Shazeer, eq. 6-11]."""
+        """CV(importance)^2, and CV(load)^2 where the gates are noisy and sparse [Shazeer, eq. 6-11].
+
+        An architecture is not told which rows are padding, so that rows that pad an epoch's last batch count, too: one
+        step of an epoch balances a little differently, and nothing else does.
+        """
         loss = _squared_variation(weights.float().sum(0), self.visible)
         if spread is None or not 0 < self.top_k < self.experts:
             return loss
