@@ -22,6 +22,7 @@ from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED, InputError
 from ranking.files import write_atomically
 from ranking.metrics import Predictions
+from ranking.models.base import ArchitectureConfig
 from ranking.schema import Task
 from ranking.tracking import sharing
 from ranking.tracking.runs import Run, git_revision
@@ -41,8 +42,8 @@ def compare(config: RunConfig) -> int | None:
 
     The model is that of `output`, where it has been trained already, and a task's baseline that of
     `compare.baselines`; what is not there is trained, in `output` and `output`/compare. A baseline is a bottom and a
-    tower of the model's widths with the same data, seed, steps and optimizers, in whose loss the other tasks weigh
-    nothing, and whose checkpoint is chosen by its own task. Started again it goes on.
+    tower of the model's widths over feature crosses like its own, with the same data, seed, steps and optimizers, in
+    whose loss the other tasks weigh nothing, and whose checkpoint is chosen by its own task. Started again it goes on.
     """
     with (
         join(config.device, timedelta(seconds=config.training.collective_timeout)) as world,
@@ -90,13 +91,12 @@ def measure(config: RunConfig, world: World, directory: Path, parent: str) -> Le
 
 def alone(config: RunConfig, task: Task, directory: Path) -> RunConfig:
     """The configuration of one task's baseline."""
-    model, binary = config.model, task.kind == "binary"
+    binary = task.kind == "binary"
+    model = config.model.model_dump(mode="json", include=set(ArchitectureConfig.model_fields))
     changes: dict[str, object] = {
         "name": f"{config.name}-{task.name}-alone",
         "output": str(directory / task.name),
-        "model": {"type": "shared_bottom", "bottom": list(model.bottom), "tower": list(model.tower)},
-        "model.dropout": model.dropout,
-        "model.embedding_dropout": model.embedding_dropout,
+        "model": model | {"type": "shared_bottom"},
         "objective.weighting": {"type": "static"},
         "warm_start.run": "",
         "evaluation.best": config.evaluation.best if binary and config.evaluation.best != "r2" else "r2",

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pipelines.compare import alone
+from ranking.config import revise
 from ranking.errors import EXIT_STOPPED
 from ranking.training.checkpoint import read_model
 from ranking.training.commits import read_commits
@@ -71,6 +72,13 @@ def test_a_baseline_trains_its_own_task_and_nothing_else(home, compared) -> None
         others = [towers[other][place] for other in TASKS if other != task]
         assert torch.equal(*others)  # as it was drawn
         assert not torch.equal(towers[task][place], others[0])
+
+
+def test_a_baseline_has_all_that_every_architecture_has(home) -> None:
+    common = {"cross_layers": 3, "cross_rank": 5, "dropout": 0.1, "embedding_dropout": 0.2}
+    config = revise(home.config(), {f"model.{key}": value for key, value in common.items()})
+    own = alone(config, config.schema.task("like"), Path("x")).model
+    assert own.model_dump() == {"type": "shared_bottom", "bottom": (16, 8), "tower": (4,), **common}
 
 
 def test_a_regression_chooses_its_checkpoint_by_its_own_r2(home) -> None:
