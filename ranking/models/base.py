@@ -57,11 +57,16 @@ class Architecture(nn.Module):
         """Prefix of each copy of the embedding tables: one shared copy unless the architecture says otherwise."""
         return ("",)
 
+    @classmethod
+    def inputs(cls, config: Any, tasks: tuple[Task, ...]) -> int:
+        """P copies of x, each crossed by weights of its own: as many as `prefixes`, or one for every task."""
+        return len(cls.prefixes(config, tasks))
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every task.
 
         Args:
-            x: `[B, D]`, or `[B, P, D]` where `prefixes` names P > 1 copies of the embeddings.
+            x: `[B, D]`, or `[B, P, D]` where `inputs` asks for P > 1 copies.
 
         Returns:
             `[B, T]`, columns in schema order.

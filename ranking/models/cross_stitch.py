@@ -14,7 +14,7 @@ from ranking.schema import Task
 
 
 class CrossStitchConfig(ArchitectureConfig):
-    """A bottom and a tower of its own for every task, over shared embeddings, stitched between layers."""
+    """A bottom and a tower of its own for every task, over shared embeddings and crosses, stitched between layers."""
 
     type: Literal["cross_stitch"] = "cross_stitch"
     bottom: tuple[Width, ...] = Field((256, 128), min_length=1, description="Widths of every task's bottom.")

@@ -15,7 +15,7 @@ from ranking.schema import Task
 
 
 class L2ConstrainedConfig(ArchitectureConfig):
-    """A bottom and a tower of its own for every task, over shared embeddings."""
+    """A bottom and a tower of its own for every task, over shared embeddings and crosses."""
 
     type: Literal["l2_constrained"] = "l2_constrained"
     alpha: float = Field(1e-3, ge=0, description="Strength of the tie between each pair of tasks.")

@@ -28,7 +28,7 @@ class RankingModel(nn.Module):
         self.embeddings = embeddings
         self.architecture = architecture
         # Not read off a tensor in forward: TorchRec's pipeline traces that with stand-ins, which have no shape.
-        self.copies = len(architecture.prefixes(architecture.config, architecture.tasks))
+        self.copies = architecture.inputs(architecture.config, architecture.tasks)
         config = architecture.config
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.cross = CrossNetwork(self.copies, architecture.width, config.cross_layers, config.cross_rank)
@@ -45,6 +45,6 @@ class RankingModel(nn.Module):
         """
         vectors = self.embeddings(sparse)
         x = torch.cat([self.dropout(vectors), dense.unsqueeze(1).expand(-1, vectors.shape[1], -1)], dim=2)
-        x = self.cross(x)
+        x = self.cross(x.expand(-1, self.copies, -1))
         logits: Tensor = self.architecture(x if self.copies > 1 else x.squeeze(1))
         return logits

@@ -14,7 +14,7 @@ from ranking.schema import Task
 
 
 class SingleTaskConfig(ArchitectureConfig):
-    """A bottom and a tower of its own for every task."""
+    """A bottom, a tower and feature crosses of its own for every task."""
 
     type: Literal["single_task"] = "single_task"
     share_embeddings: bool = Field(True, description="false: every task also has its own embedding tables.")
@@ -36,7 +36,12 @@ class SingleTask(Architecture):
         """A copy of the tables for every task where embeddings are not shared."""
         return ("",) if config.share_embeddings else tuple(f"{task.name}__" for task in tasks)
 
+    @classmethod
+    def inputs(cls, config: SingleTaskConfig, tasks: tuple[Task, ...]) -> int:
+        """Crosses are a task's own even where embeddings are shared."""
+        return len(tasks) if config.cross_layers else super().inputs(config, tasks)
+
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, D]`, or `[B, T, D]` with separate embeddings, to `[B, T]`."""
+        """`[B, D]`, or `[B, T, D]` with separate embeddings or crosses, to `[B, T]`."""
         logits: Tensor = self.towers(self.bottoms(x if x.dim() == 2 else x.transpose(0, 1).contiguous()))
         return logits

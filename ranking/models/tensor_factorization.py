@@ -16,7 +16,7 @@ Rank = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class TensorFactorizationConfig(ArchitectureConfig):
-    """A bottom for every task, of factorised layers, and a tower of its own, over shared embeddings."""
+    """A bottom for every task, of factorised layers, and a tower of its own, over shared embeddings and crosses."""
 
     type: Literal["tensor_factorization"] = "tensor_factorization"
     bottom: tuple[Width, ...] = Field((256, 128), min_length=1, description="Widths of every task's bottom.")

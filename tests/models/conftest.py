@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "esmm": {"tower": [8], "towers": {"buy": [6, 4]}},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
+    "single_task over crosses": STACK | {"type": "single_task", "cross_layers": 1, "cross_rank": 3},
     "mmoe stacked, noisy top-k": GATED | {"type": "mmoe", "experts": 4, "moe_layers": 2, "gate_input": "features"},
     "mmoe over crosses": STACK | {"type": "mmoe", "experts": 3, "cross_layers": 2, "cross_rank": 3},
     "ple of three levels, noisy top-k": GATED | {"type": "ple", "levels": 3, "bottom": [16, 12, 8], "task_experts": 1},

@@ -7,12 +7,30 @@ from itertools import combinations
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
+from ranking.models.ranker import RankingModel
 from ranking.nn.tensor_factors import TuckerLinear
 
 from .conftest import STACK, TASKS, WIDTH, assert_equal, config, give, inputs, network
 
 SINGLE = STACK | {"type": "single_task"}
+
+
+class Vectors(nn.Module):
+    """Embeddings that are looked up already."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors.unsqueeze(1)
+
+
+def test_tasks_on_their_own_share_no_crosses() -> None:
+    model = RankingModel(Vectors(), network(SINGLE | {"cross_layers": 2, "cross_rank": 3}))
+    logits = model(inputs()[:, :8], inputs()[:, 8:])
+    weights = list(model.cross.parameters())
+    for task in range(3):
+        slopes = torch.autograd.grad(logits[:, task].sum(), weights, retain_graph=True)
+        assert all([part.abs().sum() > 0 for part in slope] == [k == task for k in range(3)] for slope in slopes)
 
 
 def test_without_a_tie_l2_constrained_is_single_task() -> None:
