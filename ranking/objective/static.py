@@ -80,12 +80,12 @@ class StaticWeighting(nn.Module):
             step: position of the step.
         """
 
-    def observe(self, losses: Tensor, steps: int, epoch: int, step: int) -> None:
+    def observe(self, losses: Tensor, steps: Tensor, epoch: int, step: int) -> None:
         """Take notice of a window of steps.
 
         Args:
-            losses: `[T]` mean over the window of the global L_k; 0 where a task had no example.
-            steps: length of the window.
+            losses: `[T]` mean of the global L_k over those steps that had an example of the task; 0 where none had.
+            steps: `[T]` how many had one.
             epoch: position of its last step.
             step: position of its last step.
         """

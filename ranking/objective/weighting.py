@@ -85,7 +85,7 @@ class DWAWeighting(StaticWeighting):
         super().__init__(config, tasks)
         self.temperature = config.temperature
         self.register_buffer("losses", torch.zeros(3, len(tasks), dtype=torch.float64))  # sums of this t; means before
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))  # in the sums of this t
+        self.register_buffer("steps", torch.zeros(len(tasks), dtype=torch.int64))  # in the sums of this t
         self.register_buffer("period", torch.zeros(1, dtype=torch.int64))  # this t
 
     def forward(self, epoch: int, step: int) -> Tensor:
@@ -96,14 +96,15 @@ class DWAWeighting(StaticWeighting):
         return super().forward(epoch, step) * (len(pace) * torch.softmax(pace / self.temperature, 0)).float()
 
     @torch.no_grad()
-    def observe(self, losses: Tensor, steps: int, epoch: int, step: int) -> None:
+    def observe(self, losses: Tensor, steps: Tensor, epoch: int, step: int) -> None:
         """Add the window to its t; a new t turns the sums of the one before into means."""
         sums, last, _ = self.losses.clone()
         now = self.time(epoch, step)
-        if now != int(self.period) and int(self.steps):
-            self.losses.copy_(torch.stack([torch.zeros_like(sums), sums / self.steps, last]))
+        if now != int(self.period) and self.steps.any():
+            self.losses.copy_(torch.stack([torch.zeros_like(sums), sums / self.steps.clamp(min=1), last]))
             self.steps.zero_()
         self.period.fill_(now)
+        steps = steps.to(self.steps)
         self.losses[0] += losses.to(self.losses) * steps
         self.steps += steps
 
@@ -132,7 +133,7 @@ class DTPWeighting(StaticWeighting):
         return super().forward(epoch, step) * torch.where(known, focal, 1.0).float()
 
     @torch.no_grad()
-    def observe(self, losses: Tensor, steps: int, epoch: int, step: int) -> None:
+    def observe(self, losses: Tensor, steps: Tensor, epoch: int, step: int) -> None:
         """Move every average towards the window's value, except where the window had no example."""
         seen = losses.to(self.progress)
         newest = torch.exp(-seen).clamp(min=1e-6)

@@ -49,7 +49,7 @@ class Progress(Frozen):
         transforms: fingerprint of the transforms the examples were encoded with.
         world_size: ranks that saved.
         seed: the run's seed.
-        window: every rank's steps and loss sums since the last log line.
+        window: every rank's sums since the last log line: of each task the steps that had an example, then the losses.
         history: every evaluation so far.
         config: the resolved configuration.
         versions: packages that wrote the checkpoint.

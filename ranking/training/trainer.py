@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ranking.data.plan import Position
@@ -192,16 +193,18 @@ class Trainer:
             metrics["data/quarantined_rows"] = float(sum(each.rows for each in damaged))
         self.tracker.log_metrics(metrics, self.state.progress.step)
         if self.state.world.is_rank_zero:
-            losses = " ".join(f"{name} {metrics[f'train/loss/{name}']:.4f}" for name in self.schema.task_names)
+            known = {name: metrics.get(f"train/loss/{name}") for name in self.schema.task_names}
+            losses = " ".join(f"{name} {'-' if loss is None else f'{loss:.4f}'}" for name, loss in known.items())
             speed = f"{metrics['train/rows_per_second']:.0f} rows/s"
             waiting = f"waiting for input {metrics['train/input_wait_share']:.0%}"
             left = timedelta(seconds=round((self.total_steps - self.state.progress.step) * window.pace))
             line = f"step {self.state.progress.step}/{self.total_steps} {losses} | {speed}, {waiting}, {left} left"
             bar.set_postfix_str(f"{speed}, {waiting}") if not bar.disable else log.info(line)
 
-    def _observe(self, metrics: Mapping[str, float], steps: int) -> None:
+    def _observe(self, metrics: Mapping[str, float], steps: Tensor) -> None:
         """Show the weighting the window's global losses, the same on every rank."""
-        losses = torch.tensor([metrics[f"train/loss/{name}"] for name in self.schema.task_names], dtype=torch.float64)
+        known = [metrics.get(f"train/loss/{name}", 0.0) for name in self.schema.task_names]
+        losses = torch.tensor(known, dtype=torch.float64)
         last = self.state.progress.step - 1
         self.state.model.module.objective.weighting.observe(losses, steps, last // self.steps_per_epoch, last)
 
@@ -220,6 +223,8 @@ class _Window:
     """This rank's losses since the last log line; sums stay on the device until they are wanted.
 
     Attributes:
+        steps: `[T]` steps in which some rank had an example of the task, the same on every rank.
+        losses: `[T]` sums over them of this rank's shares.
         pace: seconds a step took when the window was last taken.
     """
 
@@ -232,31 +237,39 @@ class _Window:
     ) -> None:
         self.tasks, self.world, self.waited = tasks, world, waited
         self.pace, self.timed, self.waited_before = 0.0, 0, waited()
-        self.steps, self.rows = int(saved[0][0]) if saved else 0, 0
-        own = [sums[1:] for sums in saved[world.rank :: world.size]] or [(0.0,) * len(tasks)]
+        self.rows, count, nothing = 0, len(tasks), (0.0,) * len(tasks)
+        own = [sums[-count:] for sums in saved[world.rank :: world.size]] or [nothing]
         self.losses = torch.tensor(own, dtype=torch.float64).sum(0)
+        steps = saved[0][:-count] if saved else nothing  # an old checkpoint's is one number for all tasks
+        self.steps = torch.tensor(steps, dtype=torch.float64).expand(count)
         self.began = time.perf_counter()
 
     def add(self, output: Output) -> None:
-        self.steps += 1
         self.timed += 1
         self.rows += len(output.batch.rows)
-        self.losses = self.losses.to(output.shares.device) + output.shares.double()
+        device, counts = output.shares.device, output.batch.counts
+        self.steps = self.steps.to(device) + (counts > 0)
+        self.losses = self.losses.to(device) + output.shares.double()
 
     def sums(self) -> tuple[float, ...]:
-        return (self.steps, *self.losses.tolist())
+        return (*self.steps.tolist(), *self.losses.tolist())
 
     def take(self) -> dict[str, float]:
-        """Global mean losses, speed and share of time waiting for input since the last call; it starts anew."""
+        """Global mean losses, speed and share of time waiting for input since the last call; it starts anew.
+
+        A loss is the mean over the steps that had an example of the task, and left out where none had.
+        """
         own = torch.tensor([float(self.rows), self.waited() - self.waited_before], dtype=torch.float64)
         packed = all_reduce_host(torch.cat([self.losses.cpu(), own]), self.world)
         now = time.perf_counter()
         elapsed = max(now - self.began, 1e-9)
-        found = {f"train/loss/{name}": packed[i].item() / self.steps for i, name in enumerate(self.tasks)}
+        means = (packed[:-2] / self.steps.cpu()).tolist()  # 0 / 0, NaN, without an example
+        found = {f"train/loss/{n}": m for n, m, k in zip(self.tasks, means, self.steps.tolist(), strict=True) if k}
         found["train/rows_per_second"] = packed[-2].item() / elapsed
         found["train/input_wait_share"] = min(packed[-1].item() / self.world.size / elapsed, 1.0)
         self.pace, self.timed, self.waited_before = elapsed / max(self.timed, 1), 0, self.waited()
-        self.steps, self.rows, self.losses, self.began = 0, 0, torch.zeros_like(self.losses), now
+        self.rows, self.began = 0, now
+        self.steps, self.losses = torch.zeros_like(self.steps), torch.zeros_like(self.losses)
         return found
 
 

@@ -30,10 +30,11 @@ def weighting(**section: Any) -> StaticWeighting:
     return build_weighting(TypeAdapter(WeightingConfig).validate_python(section), TASKS)
 
 
-def observe(weights: StaticWeighting, *periods: list[float], steps: int = 1) -> None:
-    """A window of losses for each epoch."""
+def observe(weights: StaticWeighting, *periods: list[float]) -> None:
+    """A window of losses for each epoch, of one step that had an example of every task whose loss is not 0."""
     for epoch, losses in enumerate(periods):
-        weights.observe(torch.tensor(losses), steps, epoch, epoch)
+        found = torch.tensor(losses)
+        weights.observe(found, found > 0, epoch, epoch)
 
 
 @pytest.mark.parametrize("name", ["static", "uncertainty", "dwa", "dtp", "gradnorm"])
@@ -124,10 +125,14 @@ def test_dwa_is_the_softmax_of_the_paces() -> None:
 def test_dwa_takes_the_mean_of_a_whole_t() -> None:
     """Windows of unequal length, `interval` steps to a t; the t under way does not count yet."""
     weights = weighting(type="dwa", interval=10)
-    for losses, steps, last in ([1.0, 2.0, 1.0], 4, 3), ([3.0, 2.0, 1.0], 6, 9), ([1.1, 1.0, 1.0], 10, 19):
-        weights.observe(torch.tensor(losses), steps, 0, last)
+    for losses, steps, last in (
+        ([1.0, 2.0, 1.0], [4, 4, 4], 3),
+        ([3.0, 2.0, 1.0], [6, 6, 1], 9),
+        ([1.1, 1.0, 1.0], [10, 10, 3], 19),
+    ):
+        weights.observe(torch.tensor(losses), torch.tensor(steps), 0, last)
     before = weights(0, 19)
-    weights.observe(torch.tensor([9.0, 9.0, 9.0]), 5, 0, 24)
+    weights.observe(torch.tensor([9.0, 9.0, 9.0]), torch.full((3,), 5), 0, 24)
     torch.testing.assert_close(before, STATIC * torch.tensor([1.0, 0.5, 1.0]))  # one t is not enough
     pace = torch.tensor([1.1 / 2.2, 0.5, 1.0])
     static = STATIC * torch.tensor([1.0, 0.25, 1.0])
@@ -141,11 +146,25 @@ def test_dwa_ignores_a_task_that_had_no_example() -> None:
     torch.testing.assert_close(weights(0, 0), STATIC * 3 * torch.softmax(pace / 2, 0))
 
 
+def test_dwa_takes_the_mean_over_the_steps_that_had_an_example() -> None:
+    weights = weighting(type="dwa", interval=10)
+    for losses, steps, last in (
+        ([1.0, 2.0, 0.0], [4, 4, 0], 3),
+        ([1.0, 2.0, 0.8], [6, 6, 1], 9),
+        ([1.0, 2.0, 0.4], [5, 5, 3], 14),
+        ([1.0, 2.0, 0.0], [5, 5, 0], 19),
+        ([1.0, 2.0, 0.0], [5, 5, 0], 24),
+    ):
+        weights.observe(torch.tensor(losses), torch.tensor(steps), 0, last)
+    static = STATIC * torch.tensor([1.0, 0.25, 1.0])
+    torch.testing.assert_close(weights(0, 24), static * 3 * torch.softmax(torch.tensor([1.0, 1.0, 0.5]) / 2, 0))
+
+
 def test_dtp_is_the_focal_weight_of_the_progress() -> None:
     weights = weighting(type="dtp", focus=2.0, smoothing=0.25)
     first, second = torch.tensor([0.6, 2.0, 0.1]), torch.tensor([0.3, 1.0, 0.1])
-    weights.observe(first, 1, 0, 0)
-    weights.observe(second, 1, 0, 1)
+    weights.observe(first, torch.ones(3), 0, 0)
+    weights.observe(second, torch.ones(3), 0, 1)
     kappa = 0.75 * torch.exp(-first) + 0.25 * torch.exp(-second)
     torch.testing.assert_close(weights(0, 2), STATIC * -((1 - kappa) ** 2) * kappa.log())
 
