@@ -13,7 +13,8 @@ from ranking.errors import InputError
 from ranking.models.zoo import ZOO, build, check
 from tests.workspace import Workspace
 
-FOLDER = Path(__file__).parents[2] / "configs/models"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "configs/models"
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def test_an_overlay_replaces_the_model_and_nothing_else(name: str, workspace: Wo
     assert config.model.type == name
     assert config.model_dump(exclude={"model"}) == load(base).model_dump(exclude={"model"})
     assert build(config.model, 10, config.schema.tasks)(torch.randn(4, 10)).shape == (4, 2)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_what_an_overlay_says_of_its_use_is_so(name: str) -> None:
+    (line,) = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if "Lay it over a run: " in line]
+    files = line.partition("Lay it over a run: ")[2].split()
+    assert files[::2] == ["-c"] * (len(files) // 2)
+    assert load([ROOT / file for file in files[1::2]]).model.type == name
 
 
 def test_all_but_esmm_fit_any_tasks(workspace: Workspace) -> None:
