@@ -136,8 +136,9 @@ with warnings.catch_warnings():
                 for task in tasks:
                     if task not in known:
                         raise ValueError(f"{path}: unknown task {task!r}; expected some of {list(known)}")
+            by_auc = self.evaluation.best != "r2" and any(task.kind == "binary" for task in self.schema.tasks)
             for task in self.evaluation.tasks:
-                if self.evaluation.best != "r2" and self.schema.task(task).kind != "binary":
+                if by_auc and self.schema.task(task).kind != "binary":
                     raise ValueError(f"evaluation.tasks: {task!r} is a regression task; AUC wants binary ones")
 
         def _require_slices(self) -> None:

@@ -40,6 +40,15 @@ def test_later_files_overlay_earlier_ones_key_by_key(write, base) -> None:
     assert config.schema.tables["videos"].rows == 40
 
 
+def test_regressions_alone_may_rank_checkpoints_by_some_of_them(write, base) -> None:
+    tasks = [{"name": "watch", "label": "play_ms / 1000", "loss": "mse"}]
+    over = {"schema": {"tasks": tasks}, "evaluation": {"tasks": ["watch"]}}
+    assert load([write(base), write(over, "over.yaml")]).evaluation.tasks == ("watch",)
+    tasks.append({"name": "click", "label": "is_click"})
+    with pytest.raises(InputError, match=r"evaluation\.tasks: 'watch' is a regression task"):
+        load([write(base), write(over, "over.yaml")])
+
+
 def test_a_section_of_another_type_replaces_the_one_below(write, base) -> None:
     over = {"model": {"type": "shared_bottom", "bottom": [4]}}
     model = load([write(base), write(over, "over.yaml")]).model
