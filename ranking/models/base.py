@@ -109,8 +109,10 @@ def predictions(logits: Tensor, tasks: tuple[Task, ...]) -> Tensor:
         tasks: T tasks in the columns' order.
 
     Returns:
-        `[B, T]` float32.
+        `[B, T]` float64: in float32 a probability is 1, and ties with its like, from a logit of 17 on.
     """
-    binary = torch.tensor([task.kind == "binary" for task in tasks], device=logits.device)
-    logits = logits.float()
-    return torch.where(binary, torch.sigmoid(logits), logits)
+    values = logits.to(torch.float64, copy=True)
+    for column, task in enumerate(tasks):
+        if task.kind == "binary":
+            values[:, column].sigmoid_()
+    return values

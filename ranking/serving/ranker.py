@@ -91,7 +91,7 @@ class Ranker:
     def _chunk(self, table: pa.Table, start: int) -> Tensor:
         index = torch.arange(start, start + table.num_rows)
         ids, lists, dense = self.encoder.features(table, index)
-        values = predictions(self.model((ids, lists), dense), self.schema.tasks).double()
+        values = predictions(self.model((ids, lists), dense), self.schema.tasks)
         score = fuse(values, self.schema.tasks, self.description.fusion, self._length(table, index))
         return torch.cat([values, score.unsqueeze(1)], dim=1)
 

@@ -80,13 +80,13 @@ def evaluate(
 
 
 def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: GateWatch) -> dict[str, Tensor]:
-    kept: dict[str, list[Tensor]] = {name: [] for name in ("scores", "labels", "masks", "observed", "groups", "index")}
+    kept: dict[str, list[Tensor]] = {name: [] for name in ("logits", "labels", "masks", "observed", "groups", "index")}
     for batch in feed:
         rows, moved = batch.rows, batch.to(world.device)
         watch.expect(rows, world.device)
         _, output = model(moved)
         real = rows.real
-        kept["scores"].append(predictions(output.logits, schema.tasks).cpu()[real])
+        kept["logits"].append(output.logits.float().cpu()[real])
         for name in ("labels", "masks", "observed", "groups", "index"):
             kept[name].append(getattr(rows, name)[real])
     if feed.cut:
@@ -96,11 +96,12 @@ def _collect(model: nn.Module, feed: Feed, schema: Schema, world: World, watch: 
 
 
 def _predictions(schema: Schema, columns: dict[str, Tensor | None]) -> Predictions:
+    scores = predictions(columns.pop("logits"), schema.tasks)  # type: ignore[arg-type]  # rank 0's is set
     arrays = {name: values.numpy() for name, values in columns.items() if values is not None}
     return Predictions(
         names=schema.task_names,
         kinds=tuple(task.kind for task in schema.tasks),
-        scores=arrays["scores"],
+        scores=scores.numpy(),
         labels=arrays["labels"],
         in_space=arrays["masks"],
         observed=arrays["observed"],

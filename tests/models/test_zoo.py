@@ -18,7 +18,7 @@ from ranking.models.ranker import RankingModel
 from ranking.models.zoo import ZOO, ModelConfig, build, prefixes
 from ranking.nn.embeddings import EmbeddingTables
 from ranking.objective.loss import Objective, ObjectiveConfig
-from ranking.schema import Schema
+from ranking.schema import Schema, Task
 from ranking.serving.artefact import export
 from ranking.serving.ranker import Ranker
 
@@ -111,6 +111,14 @@ def test_bfloat16_changes_little_and_keeps_the_penalty_exact(section: dict[str, 
 def test_its_settings_go_through_json(section: dict[str, Any]) -> None:
     settings = config(section)
     assert TypeAdapter(ModelConfig).validate_json(settings.model_dump_json()) == settings
+
+
+def test_large_logits_are_probabilities_that_differ() -> None:
+    watch = Task.model_validate({"name": "watch", "label": "x", "loss": "mse"})
+    logits = torch.tensor([[17.0, 17.0], [18.0, 18.0], [30.0, 30.0]])
+    found = predictions(logits, (TASKS[0], watch))
+    assert 0 < 1 - found[2, 0] < 1 - found[1, 0] < 1 - found[0, 0]
+    assert torch.equal(found[:, 1], logits[:, 1].double())
 
 
 SCHEMA = Schema.model_validate(

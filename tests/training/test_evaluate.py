@@ -88,6 +88,7 @@ def test_the_mask_that_trains_is_the_mask_that_scores(found) -> None:
 
 
 def test_scores_are_probabilities_and_values(found) -> None:
+    assert found[2][0][0].predictions.scores.dtype == np.float64  # where probabilities near 1 still differ
     predictions = found[1][0][0].predictions
     binary = [place for place, kind in enumerate(predictions.kinds) if kind == "binary"]
     assert (predictions.scores[:, binary] > 0).all()
