@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -30,7 +29,8 @@ class GradNormWeighting(StaticWeighting):
     r_k is L_k / L_k(0) over its mean: how slowly a task learns. As in the paper the target is held constant and the
     weights are scaled to sum to T. They are moved as logarithms, and the objective is taken relative to mean(G): so
     they stay positive, and a loss of any scale is balanced at the same pace. Gradients and losses are those of the
-    global batch. A task without an example in it keeps its place among the others.
+    global batch. A task without an example in it keeps its place among the others; one whose static weight is 0 has
+    none among them, and T leaves it out.
     """
 
     log_weights: Tensor
@@ -71,11 +71,13 @@ class GradNormWeighting(StaticWeighting):
         self.first.copy_(torch.where((self.first == 0) & present, losses, self.first))
         pulls = self.log_weights.exp() * norms
         pace = losses / self.first.where(self.first > 0, torch.ones_like(self.first))
-        known = present & pulls.isfinite() & pace.isfinite()
+        weighed = self.base > 0
+        known = weighed & present & pulls.isfinite() & pace.isfinite()
         count = known.sum().clamp(min=1)
         pulls, pace = pulls.where(known, torch.zeros_like(pulls)), pace.where(known, torch.zeros_like(pace))
         mean = (pulls.sum() / count).clamp(min=torch.finfo(pulls.dtype).tiny)
         target = mean * (pace * count / pace.sum().clamp(min=1e-30)) ** self.alpha
         slopes = torch.sign(pulls - target) * pulls / mean
         moved = self.log_weights - self.rate * slopes.where(known, torch.zeros_like(slopes))
-        self.log_weights.copy_(moved - torch.logsumexp(moved, 0) + math.log(len(moved)))
+        scale = weighed.sum().log() - torch.logsumexp(moved.where(weighed, -torch.inf), 0)
+        self.log_weights.copy_((moved + scale).where(weighed, 0))

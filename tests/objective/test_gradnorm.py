@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.objective.gradients import task_gradients
+from ranking.objective.gradnorm import GradNormConfig, GradNormWeighting
 from ranking.objective.loss import Objective, ObjectiveConfig
 from ranking.schema import Task
 
@@ -107,6 +108,22 @@ def test_one_step_is_the_papers_gradient_in_the_logarithms() -> None:
     assert pulls[0] > pulls[1]  # above and below the mean, as r = 1 at first
     moved = torch.tensor([-0.1, 0.1]) * pulls / pulls.mean()
     torch.testing.assert_close(net.weights, 2 * torch.softmax(moved, 0))
+
+
+def test_a_task_that_weighs_nothing_is_left_out() -> None:
+    """The others move as if it were not there, and are scaled to sum to their own number."""
+
+    def weighting(*weights: float) -> GradNormWeighting:
+        tasks = [Task(name=f"t{place}", label="x", weight=weight) for place, weight in enumerate(weights)]
+        return GradNormWeighting(GradNormConfig(), tuple(tasks))
+
+    three, two = weighting(1.0, 0.0, 1.0), weighting(1.0, 1.0)
+    for loss in (1.0, 0.7, 0.5, 0.4):
+        three._move(torch.tensor([loss, 9.0, 1.0]), torch.tensor([loss, 9.0, 1.0]), torch.ones(3, dtype=torch.bool))
+        two._move(torch.tensor([loss, 1.0]), torch.tensor([loss, 1.0]), torch.ones(2, dtype=torch.bool))
+    assert two(0, 0).tolist() != [1, 1]
+    torch.testing.assert_close(three(0, 0)[[0, 2]], two(0, 0))
+    assert three(0, 0)[1] == 0
 
 
 def test_between_updates_and_while_evaluating_nothing_moves() -> None:
