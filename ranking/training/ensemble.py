@@ -54,6 +54,9 @@ class Ensemble:
         seed: of the initial weights.
         weight_decay: decoupled, as AdamW's; 0 is plain Adam.
         objective: shapes of the losses.
+
+    Raises:
+        ValueError: the objective's weighting is not static.
     """
 
     def __init__(
@@ -66,12 +69,15 @@ class Ensemble:
         objective: ObjectiveConfig | None = None,
     ) -> None:
         """Draw the initial weights."""
+        objective = objective or ObjectiveConfig()
+        if objective.weighting.type != "static":
+            raise ValueError(f"objective.weighting.type: got {objective.weighting.type!r}; expected 'static'")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             members = [_Member(build()) for _ in rates]
         self._template = members[0]
         self.parameters, self._buffers = stack_module_state(members)
-        self._objective = Objective(objective or ObjectiveConfig(), tasks, world_size=1)
+        self._objective = Objective(objective, tasks, world_size=1)
         self._chunks = [_Chunk(self.parameters, *span) for span in _spans(rates)]
         groups = [{"params": chunk.parts, "lr": chunk.rate} for chunk in self._chunks]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
@@ -192,7 +198,12 @@ def shuffles(rows: int, runs: int, batch: int, seed: int) -> Iterator[Tensor]:
     """Indices `[R, batch]` without end: each run goes through its own order of the rows, a new one every epoch.
 
     The last rows of an order that do not fill a batch are left out.
+
+    Raises:
+        ValueError: there are fewer rows than a batch takes.
     """
+    if not 0 < batch <= rows:
+        raise ValueError(f"batch: got {batch}; expected from 1 to {rows}, the rows")
     generator = torch.Generator().manual_seed(seed)
     while True:
         orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(runs)])

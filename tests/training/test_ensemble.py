@@ -181,3 +181,15 @@ def test_an_epoch_shows_each_run_every_row_once_in_its_own_order() -> None:
         assert epoch.sort(dim=1).values.tolist() == [list(range(9))] * 2
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+def test_an_order_that_fills_no_batch_is_refused(batch: int) -> None:
+    with pytest.raises(ValueError, match=rf"batch: got {batch}; expected from 1 to 3"):
+        next(shuffles(3, runs=2, batch=batch, seed=0))
+
+
+def test_weights_that_follow_the_losses_are_refused() -> None:
+    objective = ObjectiveConfig.model_validate({"weighting": {"type": "dwa"}})
+    with pytest.raises(ValueError, match=r"objective\.weighting\.type: got 'dwa'; expected 'static'"):
+        ensemble(SMALL["mmoe"] | {"type": "mmoe"}, objective=objective)
