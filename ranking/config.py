@@ -204,7 +204,8 @@ def read(kind: type[Kind], files: Sequence[Path], overrides: Sequence[str] = ())
     except ValidationError as error:
         raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
     except SettingsError as error:
-        raise InputError(f"command line: {first_line(error)}; expected --section.key=value") from None
+        own = """--section.key='{"name": value}' where names are your own, such as those of tasks"""
+        raise InputError(f"command line: {first_line(error)}; expected --section.key=value, or {own}") from None
 
 
 def overlay(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,7 @@ WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": 
         ("fusion.powers", {"view": 1}, "fusion.powers: unknown task 'view'"),
         ("optimizer.sparse", {"type": "adam"}, "optimizer.sparse.type: got 'adam' on cpu; expected rowwise_adagrad"),
         ("schema.tables.tab.optimizer", "adam", "schema.tables.tab.optimizer: got 'adam' on cpu"),
+        ("optimizer.dense.betas", [0.9, 1], "optimizer.dense.betas.1: got 1; expected: .*less than 1"),
         ("data.lanes", 3, "data.lanes: got 3; expected a divisor of data.batch_size 128"),
         ("model.top_k", 9, "model: top_k: got 9 with 3 experts"),
     ],
@@ -185,6 +186,7 @@ def test_a_file_that_is_not_there_or_not_yaml_is_named(write, tmp_path) -> None:
         ("--training.epochs=many", "training.epochs: got 'many'"),
         ("--checkpoints.keep_last=one", "checkpoints.keep_last: got 'one'"),
         ("--nothing=1", "nothing"),
+        ("--gate.margins.click=0.1", r"""gate.margins.click.*, or --section.key='{"name": value}' where names are"""),
         ("stray", "stray"),
     ],
 )

@@ -17,11 +17,14 @@ from ranking.nn.mlp import MLP
 from ranking.nn.towers import Towers
 from ranking.schema import Name, Task
 
+MOST = 4096
+"""Experts of a branch."""
+
 
 class ExtractionConfig(GatedConfig):
     """The top layers of `bottom` become levels of task-specific and shared experts of the same output widths."""
 
-    shared_experts: int = Field(4, ge=1, le=4096, description="m_s, experts every task's gate sees.")
+    shared_experts: int = Field(4, ge=1, le=MOST, description="m_s, experts every task's gate sees.")
     task_experts: int | dict[Name, int] = Field(
         2, description="m_k, experts a task has for itself: one number for all tasks, or one for each by name."
     )
@@ -64,8 +67,8 @@ class CGC(Architecture):
         *own, shared = config.counts(tasks)
         names = {task.name for task in tasks}
         known = isinstance(config.task_experts, int) or config.task_experts.keys() == names
-        if not known or min(own) < 0:
-            expected = f"a number not below 0, or one for each of {sorted(names)}"
+        if not known or min(own) < 0 or max(own) > MOST:
+            expected = f"a number from 0 to {MOST}, or one for each of {sorted(names)}"
             raise InputError(f"model.task_experts: got {config.task_experts}; expected {expected}")
         if config.top_k > min(own) + shared:
             raise InputError(f"model.top_k: got {config.top_k}; expected at most the {min(own) + shared} a gate sees")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -53,13 +53,17 @@ class EvaluationConfig(Frozen):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of a moving average of gradients."""
+
+
 class DenseOptimizerConfig(Frozen):
     """Optimizer of everything that is not an embedding table."""
 
     type: Literal["adam", "adamw", "sgd"] = Field("adam", description="Of torch.optim.")
     learning_rate: float = Field(1e-3, gt=0, description="After warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="adam, sgd: L2; adamw: decoupled.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of both moments (adam, adamw).")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of both moments (adam, adamw).")
     eps: float = Field(1e-8, gt=0, description="Added to the denominator (adam, adamw).")
     momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
     clip_norm: float = Field(0.0, ge=0, description="Largest global norm of the dense gradients; 0 does not clip.")

@@ -94,6 +94,8 @@ def test_more_levels_than_layers_are_refused() -> None:
     [
         ({"task_experts": {"click": 1}}, r"model\.task_experts: got .*\['buy', 'click', 'like'\]"),
         ({"task_experts": -1}, r"model\.task_experts: got -1"),
+        ({"task_experts": 4097}, r"model\.task_experts: got 4097; expected a number from 0 to 4096"),
+        ({"task_experts": {"click": 1, "like": 4097, "buy": 1}}, r"model\.task_experts: got .*from 0 to 4096"),
         ({"top_k": 3}, r"model\.top_k: got 3; expected at most the 2 a gate sees"),
     ],
 )
