@@ -2,8 +2,11 @@
 
 The grammar is a small part of Python's own (names, numbers, + - * /, comparisons, & | ~, calls of the functions
 below), walked as a syntax tree; nothing is ever evaluated by Python. What is null or NaN is unknown, and so is what
-follows from it: only `coalesce`, and `&` and `|` where the other side decides, make something known of it. Integers
-that leave their 64 bits are an error.
+follows from it: only `coalesce`, and `&` and `|` where the other side decides, make something known of it.
+
+Integers are exact in `+ - *`, and an error where they leave their 64 bits. Division, `log`, `log1p` and `sqrt` work on
+doubles, as does whatever a double is part of: an integer beyond 2^53, such as a timestamp in nanoseconds, becomes the
+nearest one.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: pc.add_checked,
     ast.Sub: pc.subtract_checked,
     ast.Mult: pc.multiply_checked,
-    ast.Div: lambda a, b: pc.divide(pc.cast(a, pa.float64()), b),
+    ast.Div: lambda a, b: pc.divide(*_alike(pc.cast(a, pa.float64(), safe=False), b)),
     ast.BitAnd: lambda a, b: pc.and_kleene(_boolean(a), _boolean(b)),
     ast.BitOr: lambda a, b: pc.or_kleene(_boolean(a), _boolean(b)),
     ast.Eq: pc.equal,
@@ -39,11 +42,11 @@ _UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": pc.abs_checked,
     "coalesce": pc.coalesce,
-    "log": pc.ln,
-    "log1p": pc.log1p,
+    "log": lambda a: pc.ln(_double(a)),
+    "log1p": lambda a: pc.log1p(_double(a)),
     "max": lambda *values: pc.max_element_wise(*values, skip_nulls=False),
     "min": lambda *values: pc.min_element_wise(*values, skip_nulls=False),
-    "sqrt": pc.sqrt,
+    "sqrt": lambda a: pc.sqrt(_double(a)),
 }
 _VARIADIC = ("coalesce", "max", "min")
 
@@ -139,11 +142,11 @@ class Expression:
             case ast.Constant(value=value):
                 return pa.scalar(value)
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
-                found = _BINARY[type(op)](self._run(left, columns), self._run(right, columns))
+                found = _BINARY[type(op)](*_alike(self._run(left, columns), self._run(right, columns)))
             case ast.UnaryOp(op=op, operand=operand):
                 found = _UNARY[type(op)](self._run(operand, columns))
             case ast.Call(func=ast.Name(id=name), args=args):
-                found = _FUNCTIONS[name](*[self._run(argument, columns) for argument in args])
+                found = _FUNCTIONS[name](*_alike(*[self._run(argument, columns) for argument in args]))
             case _:
                 raise AssertionError(f"unchecked node {node!r}")  # _check refuses everything else
         return nan_to_null(found)
@@ -181,6 +184,16 @@ def _widest(values: Any) -> Any:
     kind = values.type
     narrow = pa.types.is_integer(kind) and not pa.types.is_int64(kind) and not pa.types.is_uint64(kind)
     return pc.cast(values, pa.int64()) if narrow else values
+
+
+def _double(values: Any) -> Any:
+    """Integers as the nearest doubles, where Arrow by itself would refuse those beyond 2^53."""
+    return pc.cast(values, pa.float64(), safe=False) if pa.types.is_integer(values.type) else values
+
+
+def _alike(*values: Any) -> list[Any]:
+    """Integers as doubles where they meet one."""
+    return [_double(each) for each in values] if any(pa.types.is_floating(v.type) for v in values) else list(values)
 
 
 def _is_int64(value: object) -> bool:

@@ -81,6 +81,23 @@ def test_integers_of_few_bits_have_room(kind: pa.DataType) -> None:
     assert Expression("-(a * b) * b")(columns).to_pylist() == [-75, -1_000_000]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ts / 1000000000", 1651363200.123456789),
+        ("ts * 0.5", 1651363200123456789 * 0.5),
+        ("0.5 + ts", 1651363200123456789.5),
+        ("log1p(ts)", math.log1p(1651363200123456789)),
+        ("max(ts, 1.5)", 1651363200123456789.0),
+        ("ts > 1.5", True),
+        ("ts - 1651363200000000000", 123456789),  # of integers alone: exact
+    ],
+)
+def test_large_integers_are_rounded_where_doubles_are_wanted(text: str, expected: object) -> None:
+    found = Expression(text)({"ts": pa.array([1651363200123456789, None], pa.int64())}).to_pylist()
+    assert found == [expected, None]
+
+
 def test_columns_are_named_once_in_order_of_use() -> None:
     assert Expression("log1p(play_ms / 1000) + min(b, play_ms)").columns == ("play_ms", "b")
 
