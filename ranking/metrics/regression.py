@@ -17,7 +17,8 @@ def r2(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
         labels: `[N]`.
 
     Returns:
-        A value of at most 1; None where undefined: no rows, a constant label, or a value not finite.
+        A value of at most 1; None where undefined: no rows, a label that is constant or varies too little for its
+        variance to be a number, or a value not finite.
 
     Raises:
         ValueError: the shapes differ.
@@ -27,7 +28,8 @@ def r2(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     # the range, not SST, tells a constant label: the mean of a constant is rounded
     if error is None or np.ptp(label) == 0:
         return None
-    return _finite(1 - error / float(np.var(label)))
+    variance = float(np.var(label))
+    return _finite(1 - error / variance) if variance else None
 
 
 def r2_interval(predictions: npt.ArrayLike, labels: npt.ArrayLike, level: float = 0.95) -> tuple[float, float] | None:

@@ -49,6 +49,11 @@ def test_r2_of_a_binary_task_scores_the_probability():
     assert r2([0.2, 0.2, 0.8, 0.8], [0, 0, 1, 1]) == pytest.approx(1 - 4 * 0.04 / 1)
 
 
+def test_r2_of_a_label_whose_variance_underflows_is_undefined():
+    assert r2([1.0, 2.0], [1e-170, 2e-170]) is None
+    assert r2_interval([1.0, 2.0], [1e-170, 2e-170]) is None
+
+
 def test_r2_of_a_constant_label_is_undefined_though_its_mean_is_rounded():
     labels = np.full(1001, 0.1)
     assert r2(labels + 1, labels) is None
