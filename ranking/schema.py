@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -276,6 +277,9 @@ class Schema(Frozen):
             raise ValueError(
                 f"tasks: got the name {name!r}; expected another one, it is the entire space or the fusion"
             )
+        for name, other in permutations(self.task_names, 2):
+            if f"{name}__".startswith(f"{other}__"):  # what copies of the tables are named by, see `table_of`
+                raise ValueError(f"tasks: got {name!r} beside {other!r}; expected no name that begins like {other}__")
         for task in self.tasks:
             self._check_given(task)
         return self

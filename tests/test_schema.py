@@ -83,6 +83,8 @@ def test_a_section_never_changes() -> None:
     [
         ({"features": [USER, USER]}, "feature 'user' is declared twice"),
         ({"tasks": [CLICK, CLICK]}, "task 'click' is declared twice"),
+        ({"tasks": [CLICK, CLICK | {"name": "click__late"}]}, "tasks: got 'click__late' beside 'click'; expected no"),
+        ({"tasks": [CLICK | {"name": "click_"}, CLICK]}, "tasks: got 'click_' beside 'click'; expected no name that"),
         ({"tables": {"video": {}}}, r"tables.video: no feature looks it up; expected one of \['user'\]"),
         ({"tasks": [{**CLICK, "given": "view"}]}, r"task click: given: unknown task 'view'; expected one of .*'all'"),
         ({"tasks": [{**CLICK, "given": "click"}]}, "given: cycle click -> click"),
