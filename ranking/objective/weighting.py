@@ -112,9 +112,9 @@ class DWAWeighting(StaticWeighting):
 class DTPWeighting(StaticWeighting):
     """-(1 - kappa_k)^focus log(kappa_k), kappa_k a moving average of the task's progress in (0, 1] [DTP, eq. 1-4].
 
-    kappa = exp(-L_k): for a binary task the geometric mean of the probability that the model gave to the true label,
-    for a regression the likelihood at unit variance up to a constant, so labels should be scaled. Before the first
-    window a weight is the static one.
+    kappa = exp(-L_k): for a binary task the geometric mean of the probability that the model gave to the true label;
+    for a regression that of the normal likelihood over its largest value, at variance 1/2 for mse and 1 for the
+    quadratic part of huber, so labels should be scaled. Before the first window a weight is the static one.
     """
 
     progress: Tensor
