@@ -125,9 +125,7 @@ class _Mixture:
     def _gate(self, key: str) -> Hook:
         def add(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             weights, real = output.double(), self.real.double()
-            weights = weights / weights.sum(
-                2, keepdim=True
-            )  # how a row is split: with top_k = 1 it sums to less than 1
+            weights = weights / weights.sum(2, keepdim=True)  # with top_k = 1 a row sums to less than 1
             entropy = -(torch.xlogy(weights, weights).sum(2) * real.unsqueeze(1)).sum(0)
             total = (weights * real.view(-1, 1, 1)).sum(0)
             self.sums[key] = self.sums[key].to(total.device) + torch.cat([entropy, total.flatten(), real.sum()[None]])
