@@ -358,4 +358,4 @@ def test_models_are_compared_task_by_task_in_the_sample_space(log: Log) -> None:
     assert click.champion.value == pytest.approx(0.5, abs=0.1)
     assert (like.champion, like.change, like.judged) == (None, None, True)
     elsewhere = champion._replace(predictions=replace(champion.predictions, rows=np.arange(400) + 1))
-    assert [duel.change for duel in duels(both._replace(before=elsewhere), log.config())] == [None, None]
+    assert [duel.change for duel in duels(both._replace(champion_output=elsewhere), log.config())] == [None, None]

@@ -88,7 +88,7 @@ def test_delivering_everything_a_second_time_changes_nothing(
 ) -> None:
     with Run.open(config, tmp_path, SETTINGS, dataset=DATASET) as run:
         run.log_metrics({"loss": 0.5, "nan": math.nan}, 1)
-        run.log_checkpoint(1, "file:///run/1", {"auc": 0.7}, "e" * 64)
+        run.log_checkpoint(1, "file:///run/1", {"auc": 0.7})
         run.log_text("notes/note.txt", "hello")
 
     def seen() -> tuple[Any, ...]:
