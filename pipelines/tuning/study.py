@@ -122,10 +122,24 @@ def suggestions(settings: TuneConfig, trial: optuna.Trial) -> dict[str, Any]:
     return {path: dimension.suggest(trial, path) for path, dimension in settings.space.items()}
 
 
-def retry(study: Study, trial: FrozenTrial) -> None:
-    """Queue a trial that SIGTERM stopped to be taken up again, however often."""
-    with _quiet():
-        RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+def requeue(study: Study, number: int) -> None:
+    """Queue a trial that ended through no fault of its own to be taken up again where it stood.
+
+    That happens however often: `tune.retries` counts killed workers alone, which optuna keeps in `retry_history`. A
+    trial that was taken for dead meanwhile is queued already.
+    """
+    ended, *later = study.get_trials()[number:]
+    if all(origin(each) != origin(ended) for each in later):
+        study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=ended.params,
+                distributions=ended.distributions,
+                user_attrs=ended.user_attrs,
+                system_attrs={**ended.system_attrs, "failed_trial": origin(ended)},
+                intermediate_values=ended.intermediate_values,
+            )
+        )
 
 
 def origin(trial: FrozenTrial) -> int:

@@ -105,7 +105,7 @@ class _Leader:
         try:
             self.study.optimize(self._train, n_trials=1, catch=(InputError,), gc_after_trial=True)
         except StoppedError:
-            studies.retry(self.study, self.study.get_trials()[self.number])
+            studies.requeue(self.study, self.number)
             raise
 
     def _train(self, trial: optuna.Trial) -> float:

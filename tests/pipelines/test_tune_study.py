@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from pipelines.tuning.study import as_seen, best, judged, open_study, origin, remaining, retry, suggestions
+from pipelines.tuning.study import as_seen, best, judged, open_study, origin, remaining, requeue, suggestions
 from ranking.errors import InputError
 from ranking.training.search import Dimension, TuneConfig
 
@@ -78,12 +78,30 @@ def test_a_stopped_trial_waits_with_its_values_and_its_name(tmp_path: Path) -> N
     first.report(0.5, 8)
     found.tell(first, state=TrialState.FAIL)
     for attempt in range(1, 4):
-        retry(found, found.get_trials()[attempt - 1])
+        requeue(found, attempt - 1)
+        requeue(found, attempt - 1)  # it waits already
         again = found.ask()
         assert suggestions(TUNE, again)["x"] == x
         own = found.get_trials()[again.number]
         assert (origin(own), own.intermediate_values) == (0, {8: 0.5})
         found.tell(again, state=TrialState.FAIL)
+
+
+def test_stops_use_up_no_retries_of_killed_workers(tmp_path: Path) -> None:
+    found = study(tmp_path)
+    for _ in range(TUNE.retries + 2):
+        trial = found.ask()
+        suggestions(TUNE, trial)
+        found.tell(trial, state=TrialState.FAIL)
+        requeue(found, trial.number)
+    attempts = [list(each.system_attrs.get("retry_history", [])) for each in found.get_trials()]
+    killed = found._storage.get_heartbeat_stale_trial_callback()  # type: ignore[attr-defined]  # of RDBStorage
+    for _ in range(TUNE.retries + 1):
+        trial = found.ask()
+        found.tell(trial, state=TrialState.FAIL)
+        killed(found, found.get_trials()[trial.number])
+    assert not any(attempts)
+    assert [each.state for each in found.get_trials()] == [TrialState.FAIL] * (2 * TUNE.retries + 3)
 
 
 def test_without_a_finished_trial_the_last_reason_is_told(tmp_path: Path) -> None:
