@@ -1,4 +1,4 @@
-"""The training job with faults in it: `python -m tests.faulty FAULTS <arguments of train>`.
+"""A job with faults in it: `python -m tests.faulty FAULTS <arguments>`, of the module JOB, which is the training.
 
 FAULTS is a list, separated by commas, of `<rank>:<kind>:<place>:<call>[:<attempt>]`: what happens to a rank at the
 n-th call of a place, and in which of the launcher's attempts (the first). What every step was taken on goes to
@@ -7,6 +7,8 @@ n-th call of a place, and in which of the launcher's attempts (the first). What 
 
 from __future__ import annotations
 
+import errno
+import importlib
 import inspect
 import json
 import os
@@ -17,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.train import main
 from ranking.data.encode import Encoder
 from ranking.training import evaluate
 from ranking.training.checkpoint import Checkpoints
@@ -33,6 +34,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "evaluation": (evaluate, "predictions"),
     "checkpoint": (Saves, "save"),
     "commit": (Checkpoints, "publish"),
+    "write": (Checkpoints, "_begin"),
 }
 
 
@@ -44,9 +46,13 @@ def fail() -> None:
     raise KeyError("injected")
 
 
+def fill() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def overtake() -> None:
     """Another launch comes, as after a long sleep of this one."""
-    (held,) = (output() / "lease").glob("*.json")
+    (held,) = output().rglob("lease/*.json")
     holder = json.loads(held.read_text()) | {"nonce": "another"}
     (held.parent / f"{int(held.stem) + 1:020d}.json").write_text(json.dumps(holder))
 
@@ -57,6 +63,7 @@ def send(number: int) -> Callable[[], None]:
 
 KINDS: dict[str, Callable[[], None]] = {
     "fail": fail,
+    "fill": fill,
     "hang": lambda: time.sleep(3600),
     "stop": send(signal.SIGSTOP),
     "die": send(signal.SIGKILL),
@@ -102,4 +109,4 @@ if __name__ == "__main__":
     record()
     for each in filter(None, faults.split(",")):
         inject(each)
-    main()
+    importlib.import_module(os.environ.get("JOB", "pipelines.train")).main()

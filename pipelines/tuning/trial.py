@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipelines.train import open_run
 from ranking.config import RunConfig, revise
 from ranking.distributed.collectives import broadcast, collective_error, on_rank_zero
 from ranking.distributed.world import World
+from ranking.errors import EXIT_INPUT, InputError
 from ranking.metrics import EvaluationReport
 from ranking.tracking.runs import NullRun, Status
 from ranking.training.lease import hold
@@ -22,6 +24,10 @@ from ranking.training.search import TuneConfig
 
 Judge = Callable[[int, float], bool]
 """Takes a step and the objective there; whether the trial should stop."""
+
+
+class RefusedError(Exception):
+    """What a trial tries cannot be judged: no valid run, a loss that is not finite, an objective without a value."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,28 @@ def run_trial(config: RunConfig, assignment: TrialAssignment, world: World, dire
     Raises:
         TrialPruned: the judge said so.
         StoppedError: SIGTERM.
-        InputError: the values do not make a valid run, its loss is not finite, or the objective is undefined.
+        RefusedError: the values do not make a valid run, its loss is not finite, or the objective is undefined.
+        InputError: another launch holds the trial's directory; or a ServiceError.
     """
     place = directory / assignment.name
     own = {"output": place, "name": f"{config.name}-{assignment.number:04}", "tune": TuneConfig()}
-    revised = revise(config, assignment.values).model_copy(update=own)
-    with hold(place, world) as fence:
+    with hold(place, world) as fence, _refusing():
+        revised = revise(config, assignment.values).model_copy(update=own)
         fit = Fit(revised, world, fence)
         run = open_run(revised, fit.manifest, world)
         run.log_tags({"mlflow.parentRunId": assignment.parent, "tune.trial": str(assignment.number)})
         return _followed(fit, run, config, judge)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Charge bad input to the trial; a service or a machine that fails is none of its doing."""
+    try:
+        yield
+    except InputError as error:
+        if error.code != EXIT_INPUT:
+            raise
+        raise RefusedError(str(error)) from error
 
 
 def _followed(fit: Fit, run: NullRun, config: RunConfig, judge: Judge) -> float:

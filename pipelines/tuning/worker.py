@@ -15,7 +15,7 @@ from pipelines.assembly import Assembly
 from pipelines.fit import StoppedError
 from pipelines.tuning import study as studies
 from pipelines.tuning.report import begin, publish
-from pipelines.tuning.trial import TrialAssignment, run_trial
+from pipelines.tuning.trial import RefusedError, TrialAssignment, run_trial
 from ranking.config import RunConfig, revise, setting
 from ranking.distributed.collectives import broadcast, on_rank_zero
 from ranking.distributed.world import World
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _WAIT = "wait"
 _PAUSE = 2.0  # s between two looks at a study whose last trials are with other workers
+_INTERRUPTIONS = (StoppedError, InputError, OSError)
+"""What ends a worker and is no trial's fault: SIGTERM, a service, the machine, another launch in its directory."""
 
 
 def tune_model(config: RunConfig, world: World) -> int | None:
@@ -44,6 +46,7 @@ def tune_model(config: RunConfig, world: World) -> int | None:
         else:
             _follow(config, world, directory / "trials")
     except StoppedError:
+        broadcast(None, world)  # a launcher ends all with the first that ends: rank 0 has queued the trial by now
         log.warning("stopped after a commit; the same command goes on with the trial")
         return EXIT_STOPPED
     on_rank_zero(lambda: publish(opened[0], config, directory, config.tune.metric), world)
@@ -89,7 +92,7 @@ class _Leader:
 
     def __init__(self, study: Study, config: RunConfig, world: World, directory: Path, last: int) -> None:
         self.study, self.config, self.world, self.directory, self.last = study, config, world, directory, last
-        self.number = -1
+        self.interrupted: tuple[int, Exception] | None = None
 
     def work(self) -> None:
         """Take trials until the study has enough; wait for those of other workers, and take over dead ones'."""
@@ -102,15 +105,19 @@ class _Leader:
         broadcast(None, self.world)
 
     def _take(self) -> None:
+        """Train a trial; what interrupts it ends this worker, and the trial waits for whoever comes next."""
         try:
-            self.study.optimize(self._train, n_trials=1, catch=(InputError,), gc_after_trial=True)
-        except StoppedError:
-            studies.requeue(self.study, self.number)
-            raise
+            self.study.optimize(self._train, n_trials=1, catch=(RefusedError,), gc_after_trial=True)
+        except Exception:
+            if self.interrupted is None:
+                raise
+            number, interruption = self.interrupted
+            studies.requeue(self.study, number)
+            raise interruption from None  # optuna has an error of its own where the trial was taken for dead meanwhile
 
     def _train(self, trial: optuna.Trial) -> float:
         """One trial: tell the other ranks, train, tell the study."""
-        self.number, values = trial.number, studies.suggestions(self.config.tune, trial)
+        values = studies.suggestions(self.config.tune, trial)
         own = self.study.get_trials(deepcopy=False)[trial.number]
         assignment = TrialAssignment(studies.origin(own), values, self.study.user_attrs.get("mlflow.run_id", ""))
         broadcast(assignment, self.world)
@@ -123,9 +130,12 @@ class _Leader:
 
         try:
             value = run_trial(self.config, assignment, self.world, self.directory, judge)
-        except (InputError, optuna.TrialPruned) as end:
+        except _INTERRUPTIONS as error:
+            self.interrupted = trial.number, error
+            raise
+        except (RefusedError, optuna.TrialPruned) as end:
             log.info("trial %d: %s", trial.number, end)
-            if isinstance(end, InputError):
+            if isinstance(end, RefusedError):
                 trial.set_user_attr("error", redact_text(str(end)))
             self._tidy(assignment)
             raise
@@ -144,6 +154,6 @@ def _follow(config: RunConfig, world: World, directory: Path) -> None:
         if assignment != _WAIT:
             try:
                 run_trial(config, assignment, world, directory, lambda _step, _value: False)
-            except (InputError, optuna.TrialPruned):
+            except (RefusedError, optuna.TrialPruned):
                 pass
             gc.collect()

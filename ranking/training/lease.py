@@ -21,7 +21,7 @@ from pathlib import Path
 from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.process import Process
 from ranking.distributed.world import World
-from ranking.errors import InputError
+from ranking.errors import InputError, ServiceError
 from ranking.schema import Frozen
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Lease:
         about to take over, so that the lease is renewed first and a beat's length is given to whoever was faster.
 
         Raises:
-            InputError: the lease was released, or another launch took over.
+            ServiceError: the lease was released, or another launch took over.
         """
         self._renew()
         time.sleep(max(0.0, self._settled - time.monotonic()))
@@ -149,7 +149,7 @@ class Lease:
         whose = (
             f"{other.process} holds it since {other.since}" if other and other != self.holder else "the lease is gone"
         )
-        raise InputError(
+        raise ServiceError(
             f"{self.folder.parent}: this launch (token {self.token}) lost the run directory: {whose}; nothing more is "
             "committed here"
         )

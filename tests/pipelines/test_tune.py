@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ranking.config import load, setting
-from ranking.errors import EXIT_STOPPED
+from ranking.errors import EXIT_FAILURE, EXIT_STOPPED
 from tests.launch import Ended, Job, run
 from tests.pipelines.test_train import statuses
 from tests.workspace import Workspace, build
@@ -162,3 +162,27 @@ def test_a_killed_workers_trial_goes_on_and_a_stopped_ones_too(home, tmp_path) -
     first = [trial for trial in found if trial["values"] == found[0]["values"]]
     assert [trial["state"] for trial in first] == ["fail", "fail", "complete"]
     assert len(first[-1]["evaluations"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("fault", "size", "line"),
+    [
+        ("0:fill:write:2", 2, "[Errno 28] No space left on device; expected room to write"),
+        ("0:overtake:commit:2", 1, "this launch (token 1) lost the run directory: "),
+    ],
+)
+def test_a_trial_is_not_charged_with_what_happens_to_its_worker(home, tmp_path, fault, size, line) -> None:
+    options = arguments(home, tmp_path / "run", "--tune.heartbeat=1", "--tune.trials=1", *OFFLINE)
+    options += ["--checkpoints.on_failure=stop", "--training.epochs=4"]
+    ended = Job(tmp_path, "tests.faulty", [fault, *options], size, JOB="pipelines.tune").wait()
+    assert {each.code for each in ended} == {EXIT_FAILURE}
+    assert line in ended[0].errors[0]
+
+    ended = run(tmp_path, "pipelines.tune", options, size)
+    assert {each.code for each in ended} == {0}, ended[0].err
+    assert "step 9/32" in ended[0].err
+    assert "step 3/32" not in ended[0].err  # it went on from the checkpoint
+    assert [(trial["state"], trial["error"]) for trial in rows(tmp_path / "run")] == [
+        ("fail", None),
+        ("complete", None),
+    ]
