@@ -52,7 +52,7 @@ def tune_fusion(config: RunConfig, world: World) -> None:
     config = config.model_copy(update={"tune": settings})
     with studies.locked(directory):
         begin(study, config, directory)
-    while studies.remaining(study, settings):
+    for _ in studies.turns(study, settings):
         study.optimize(lambda trial: judge({**powers, **studies.suggestions(settings, trial)}), n_trials=1)
     publish(study, config, directory, _LABEL, powers)
 

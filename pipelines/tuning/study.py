@@ -30,6 +30,7 @@ from ranking.training.search import HyperbandPruner, MedianPruner, Pruner, TuneC
 _ATTEMPTS = 6
 _PATIENCE = 60  # s that a worker waits for another's write to SQLite
 _DEAD_AFTER = 3  # heartbeats
+_PAUSE = 2.0  # s between two looks at a study whose last trials are with other workers
 
 T = TypeVar("T")
 
@@ -160,6 +161,19 @@ def remaining(study: Study, settings: TuneConfig) -> int | None:
     left = settings.trials - len(judged(study))
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return None if left <= 0 else max(0, left - len(running))
+
+
+def turns(study: Study, settings: TuneConfig, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Once for every trial that a worker is to take, until the study is over.
+
+    While the last trials are with other workers, of which one may die, it calls `waiting` every other second.
+    """
+    while (left := remaining(study, settings)) is not None:
+        if left:
+            yield
+        else:
+            waiting()
+            time.sleep(_PAUSE)
 
 
 def best(study: Study) -> FrozenTrial:

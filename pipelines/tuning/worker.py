@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import time
 from pathlib import Path
 
 import optuna
@@ -25,7 +24,6 @@ from ranking.redact import redact_text
 log = logging.getLogger(__name__)
 
 _WAIT = "wait"
-_PAUSE = 2.0  # s between two looks at a study whose last trials are with other workers
 _INTERRUPTIONS = (StoppedError, InputError, OSError)
 """What ends a worker and is no trial's fault: SIGTERM, a service, the machine, another launch in its directory."""
 
@@ -96,12 +94,8 @@ class _Leader:
 
     def work(self) -> None:
         """Take trials until the study has enough; wait for those of other workers, and take over dead ones'."""
-        while (left := studies.remaining(self.study, self.config.tune)) is not None:
-            if left:
-                self._take()
-            else:
-                broadcast(_WAIT, self.world)
-                time.sleep(_PAUSE)
+        for _ in studies.turns(self.study, self.config.tune, lambda: broadcast(_WAIT, self.world)):
+            self._take()
         broadcast(None, self.world)
 
     def _take(self) -> None:

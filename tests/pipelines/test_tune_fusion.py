@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from optuna.trial import TrialState
 
-from pipelines.tuning.fusion import Judge, lengths, weights
+from pipelines.tuning.fusion import Judge, _settings, lengths, weights
+from pipelines.tuning.study import open_study
 from ranking.config import load, revise
 from ranking.errors import InputError
 from ranking.metrics import Predictions, gauc
 from ranking.serving.fusion import fuse
-from tests.launch import Ended, run
+from tests.launch import Ended, Job, run
 from tests.workspace import Workspace, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow, SQLAlchemy and optuna, about their own code
@@ -82,6 +85,21 @@ def test_another_question_is_another_study(home: Workspace, searched) -> None:
     assert ended.code == 2
     assert ended.errors[0].startswith("error: tune.fusion: got ")
     assert "or another tune.study" in ended.errors[0]
+
+
+def test_the_trial_of_a_worker_that_died_is_waited_for_and_taken_over(home: Workspace, searched) -> None:
+    options = ("--tune.study=shared", "--tune.trials=2", "--tune.heartbeat=1", *OFFLINE)
+    config = home.config(*options)
+    found = open_study(_settings(config), config.name, config.seed, config.output / "tune/fusion")
+    other, job = found.ask(), Job(home.folder, "pipelines.tune", home.arguments(*options))
+    deadline = time.monotonic() + 60
+    while not found.get_trials(states=(TrialState.COMPLETE,)):  # it lives as long as that takes
+        assert time.monotonic() < deadline, job.err(0)
+        found._storage.record_heartbeat(other._trial_id)  # type: ignore[attr-defined]  # of RDBStorage
+        time.sleep(0.2)
+    (ended,) = job.wait()
+    assert ended.code == 0, ended.err
+    assert [trial["state"] for trial in trials(home)] == ["fail", "complete", "complete"]
 
 
 def predictions() -> Predictions:

@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from pipelines.tuning.study import as_seen, best, judged, open_study, origin, remaining, requeue, suggestions
+from pipelines.tuning.study import as_seen, best, judged, open_study, origin, remaining, requeue, suggestions, turns
 from ranking.errors import InputError
 from ranking.training.search import Dimension, TuneConfig
 
@@ -69,6 +69,27 @@ def test_a_dead_workers_trial_costs_no_budget_and_a_diverged_one_does(tmp_path: 
     found.add_trial(ended(TrialState.PRUNED, 0.9, 0.1))
     found.add_trial(ended(TrialState.COMPLETE, 0.9, 0.2))
     assert remaining(found, TUNE) is None
+
+
+def test_a_worker_waits_for_the_last_trials_of_others_and_takes_over_a_dead_ones(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.tuning.study._PAUSE", 0)
+    found, waited = study(tmp_path), list[int]()
+    other = found.ask()
+    found.add_trial(ended(TrialState.COMPLETE, 0.1, 0.7))
+    found.add_trial(ended(TrialState.COMPLETE, 0.2, 0.7))
+
+    def waiting() -> None:
+        waited.append(len(found.get_trials()))
+        if len(waited) == 3:  # the other worker was stopped
+            found.tell(other, state=TrialState.FAIL)
+            requeue(found, other.number)
+
+    taken = []
+    for _ in turns(found, TUNE, waiting):
+        trial = found.ask()
+        taken.append(trial.number)
+        found.tell(trial, 0.5)
+    assert (taken, waited) == ([3, 4], [4, 4, 4])
 
 
 def test_a_stopped_trial_waits_with_its_values_and_its_name(tmp_path: Path) -> None:
