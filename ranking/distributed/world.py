@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from importlib import metadata
@@ -21,6 +21,7 @@ from ranking.distributed.rendezvous import rendezvous
 from ranking.errors import InputError, RankZeroReportsError, first_line
 
 _MALLOC = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"}
+_PATIENCE = timedelta(hours=2)  # that a background thread has for a collective; a step's have less
 _REACH = timedelta(seconds=20)  # an agent's store is there before its workers, or the agent has died meanwhile
 
 
@@ -53,6 +54,16 @@ class World:
     def batched_all_reduce(self) -> BatchedAllReduce:
         """What the ranks agree on while they train."""
         return BatchedAllReduce(self.control)
+
+    @cached_property
+    def in_background(self) -> World:
+        """The ranks over a group of their own, so that a background thread's collectives never meet a step's.
+
+        All ranks ask for it together the first time: that makes the group, which lasts as long as this World.
+        """
+        if self.control is None:
+            return self
+        return replace(self, control=dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
 @contextmanager

@@ -10,13 +10,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter
@@ -48,16 +44,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=2)
-"""How long ranks wait for the slowest one's writes; a step's collectives have less."""
-
 
 class SaveError(Exception):
     """A save that failed on some rank, as on a full disk; nothing was committed, on all ranks alike."""
 
 
 class Checkpoints:
-    """The committed checkpoints of one run directory.
+    """The committed checkpoints of one run directory; all ranks make it together, in their main threads.
 
     Args:
         directory: where they live; a file system all ranks share.
@@ -72,6 +65,7 @@ class Checkpoints:
     ) -> None:
         """Open the directory; nothing is written until `save`."""
         self.directory, self.config, self.world, self.fence = directory, config, world, fence
+        self._background = world.in_background
         self._restored: Commit | None = None
 
     def commits(self) -> list[Commit]:
@@ -108,7 +102,7 @@ class Checkpoints:
 
     def publish(self, tensors: Mapping[str, TensorLayout], progress: Progress, score: float | None) -> Commit:
         """`save`, of tensors copied before; from any thread, one at a time."""
-        world = self._together
+        world = self._background
         path = self.directory / "attempts" / broadcast(f"{progress.step:020d}-{uuid.uuid4().hex[:8]}", world)
         try:
             _agree(lambda: self._begin(path) if world.is_rank_zero else None, world)
@@ -157,15 +151,6 @@ class Checkpoints:
             raise collective_error(damage, self.world)
         return self._fill(state, commit)
 
-    def prepare(self) -> None:
-        """What all ranks must do together, and in their main threads, before `publish` runs in others."""
-        _ = self._together
-
-    @cached_property
-    def _together(self) -> World:
-        """The ranks over a group of their own, so that a save in the background never meets a step's collectives."""
-        return replace(self.world, control=dist.new_group(backend="gloo", timeout=_PATIENCE))
-
     def _begin(self, path: Path) -> None:
         (self.directory / "commits").mkdir(parents=True, exist_ok=True)
         path.mkdir(parents=True)
@@ -194,7 +179,7 @@ class Checkpoints:
 
     def _damage(self, commit: Commit) -> str | None:
         """What is wrong with a commit's bytes; every rank looks at a share of them."""
-        found = _agree(lambda: verify(self.directory, commit, self.world.rank, self.world.size), self._together)
+        found = _agree(lambda: verify(self.directory, commit, self.world.rank, self.world.size), self._background)
         return next((text for text in found if text), None)
 
     def _fill(self, state: TrainState, commit: Commit) -> Progress:
@@ -222,7 +207,7 @@ class Checkpoints:
 
     def _read(self, stored: Stored, targets: dict[str, TensorLayout]) -> None:
         try:
-            dcp.load(targets, storage_reader=stored, planner=LayoutLoadPlanner(), process_group=self._together.control)
+            dcp.load(targets, storage_reader=stored, planner=LayoutLoadPlanner(), **_ranks(self._background))
         except CheckpointException as error:
             raise collective_error(f"{stored.path}: cannot be read: {reason(error)}", self.world) from None
 
@@ -255,9 +240,14 @@ def _agree(work: Callable[[], T], world: World) -> list[T]:
 def _write(tensors: Mapping[str, TensorLayout], path: Path, world: World) -> None:
     writer = FileSystemWriter(path, sync_files=True)
     try:
-        dcp.save(dict(tensors), storage_writer=writer, planner=LayoutSavePlanner(), process_group=world.control)
+        dcp.save(dict(tensors), storage_writer=writer, planner=LayoutSavePlanner(), **_ranks(world))
     except CheckpointException as error:  # no Exception: it would pass whoever handles those
         raise SaveError(reason(error)) from None
+
+
+def _ranks(world: World) -> dict[str, Any]:
+    """Who saves or loads together, as DCP takes it."""
+    return {"process_group": world.control, "no_dist": world.control is None}
 
 
 def read_tensors(directory: Path, commit: Commit) -> dict[str, Tensor]:

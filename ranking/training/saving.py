@@ -124,7 +124,6 @@ class _Flight:
         score: float | None,
         then: Then,
     ) -> None:
-        checkpoints.prepare()
         self.step, self.outcome, self._world = progress.step, Future[Commit](), checkpoints.world
         self._save, self._then = partial(checkpoints.publish, tensors, progress, score), then
         self.thread = Thread(target=self._run, name=f"save-{progress.step}", daemon=True)
