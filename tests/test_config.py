@@ -149,6 +149,11 @@ WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": 
         ("optimizer.dense.betas", [0.9, 1], "optimizer.dense.betas.1: got 1; expected: .*less than 1"),
         ("data.lanes", 3, "data.lanes: got 3; expected a divisor of data.batch_size 128"),
         ("model.top_k", 9, "model: top_k: got 9 with 3 experts"),
+        (
+            "training.collective_timeout",
+            600,
+            "training: collective_timeout: got 600; expected more than hang_timeout, 600, after which the rank",
+        ),
     ],
 )
 def test_one_line_names_the_path_the_value_and_what_was_expected(write, base, path, value, message) -> None:

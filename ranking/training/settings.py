@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ranking.distributed.settings import SparseOptimizerConfig
 from ranking.schema import Frozen, Name
@@ -29,6 +29,15 @@ class TrainingConfig(Frozen):
     matmul: Literal["highest", "high", "medium"] = Field(
         "highest", description="torch.set_float32_matmul_precision; see docs/performance.md, Settings."
     )
+
+    @model_validator(mode="after")
+    def _a_rank_that_hangs_is_named(self) -> Self:
+        if self.collective_timeout <= self.hang_timeout:
+            raise ValueError(
+                f"collective_timeout: got {self.collective_timeout:g}; expected more than hang_timeout, "
+                f"{self.hang_timeout:g}, after which the rank that hangs is named"
+            )
+        return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Updates of the whole run."""
