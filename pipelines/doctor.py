@@ -42,7 +42,7 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
 
 def raw_rows(manifest: Manifest, config: RunConfig) -> Iterator[RawRows]:
     """The row groups of a manifest, one after another."""
-    return (RawRows(table, index, manifest.place) for index, table in config.data.row_groups(manifest))
+    return (RawRows(table, index, manifest.located) for index, table in config.data.row_groups(manifest))
 
 
 main = job(doctor)

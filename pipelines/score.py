@@ -83,14 +83,15 @@ def write(ranker: Ranker, kept: tuple[str, ...], manifest: Manifest, decoder: De
         schema = pa.schema(fields, metadata={"source": shard.url, "model": uri})
         file = draft / f"part-{number:05}.parquet"
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+            first = 0
             for place, rows in enumerate(shard.row_groups):
                 table = decoder.read(np.array([[group, 0, rows]]))
                 try:
-                    answer = ranker.predict(table)
+                    answer = ranker.predict(table, first)
                 except InputError as error:
                     raise InputError(f"{shard.url}: row group {place}: {error}") from None
                 writer.write_table(pa.table([*table.select(kept).columns, *answer.columns], schema=schema))
-                group += 1
+                group, first = group + 1, first + rows
 
 
 main = job(score)

@@ -26,14 +26,24 @@ _LAST_WHOLE = {pa.float16(): 2.0**11, pa.float32(): 2.0**24}  # from there on fl
 class RowError(InputError):
     """A value that cannot be used.
 
+    Args:
+        where: what the row is a row of, such as a column.
+        row: its number.
+        reason: the value, and what was expected.
+
     Attributes:
-        row: its row number.
+        row: its number.
     """
 
-    def __init__(self, message: str, row: int) -> None:
+    def __init__(self, where: str, row: int, reason: str) -> None:
         """Keep the number for whoever knows what file it is in."""
-        super().__init__(message)
+        super().__init__(f"{where}, row {row}: {reason}")
         self.row = row
+        self._where, self._reason = where, reason
+
+    def at(self, row: int) -> RowError:
+        """The same of a row that is told by another number."""
+        return RowError(self._where, row, self._reason)
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,7 @@ class Column:
     def bad(self, position: int, expected: str) -> InputError:
         """The error for the value at `position`."""
         got = self.values[position].as_py()
-        row = self.row(position)
-        return RowError(f"{self.what} {self.name!r}, row {row}: got {got!r}; expected {expected}", row)
+        return RowError(f"{self.what} {self.name!r}", self.row(position), f"got {got!r}; expected {expected}")
 
     def wrong_type(self, expected: str) -> InputError:
         """The error for a column of another type than `expected`."""
@@ -189,14 +198,14 @@ class RawRows:
     Args:
         table: columns as Parquet, pandas or a request gave them.
         index: `[N]` row numbers for messages; positions in `table` when left out.
-        place: what to say of where a row of that number lies, such as its file.
+        located: what an error over a row of that number says with the file it lies in, see `Manifest.located`.
     """
 
-    def __init__(self, table: pa.Table, index: Int64 | None = None, place: Callable[[int], str] | None = None) -> None:
+    def __init__(self, table: pa.Table, index: Int64 | None = None, located: Callable[[RowError], str] = str) -> None:
         """Wrap; nothing is read yet."""
         self.table = table
         self.index = index
-        self._place = place
+        self._located = located
 
     @classmethod
     def of(cls, rows: RawRows | pa.Table | pa.RecordBatch, first: int) -> RawRows:
@@ -208,13 +217,11 @@ class RawRows:
 
     def head(self, rows: int) -> RawRows:
         """The first rows, at most so many."""
-        return RawRows(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._place)
+        return RawRows(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._located)
 
     def named(self, error: InputError) -> str:
-        """What an error over these rows says, the place of its row before it."""
-        if self._place is None or not isinstance(error, RowError):
-            return str(error)
-        return f"{self._place(error.row)}: {error}"
+        """What an error over these rows says, with the file where it is about one of them."""
+        return self._located(error) if isinstance(error, RowError) else str(error)
 
     def __len__(self) -> int:
         """Number of rows N."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ranking.data.codes import Count, KeyIndex, code_of
-from ranking.data.columns import FLOAT32_MAX, Bool, Float, Float64, Int32, Lists, RawRows
+from ranking.data.columns import FLOAT32_MAX, Bool, Float, Float64, Int32, Lists, RawRows, RowError
 from ranking.data.hashing import Int64
 from ranking.data.targets import groups, targets
 from ranking.data.transforms import Statistics, Transforms, compress
@@ -205,9 +205,11 @@ def _declared(feature: CategoricalFeature, raw: RawRows, ids: Lists, kept: Bool 
     unequal = lists.lengths != ids.lengths
     if unequal.any():
         place = int(unequal.argmax())
-        raise InputError(
-            f"column {feature.weights!r}, row {raw.row(place)}: got {lists.lengths[place]} weights; "
-            f"expected {ids.lengths[place]}, one for each id in column {feature.source!r}"
+        raise RowError(
+            f"column {feature.weights!r}",
+            raw.row(place),
+            f"got {lists.lengths[place]} weights; expected {ids.lengths[place]}, one for each id in column "
+            f"{feature.source!r}",
         )
     weights, missing = lists.column.finite_and_missing()
     if missing is not None and (missing := missing if kept is None else missing & kept).any():

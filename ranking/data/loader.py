@@ -205,7 +205,7 @@ class Loader:
                     return self.encode(table, numbers, order)
                 rows = _with_gaps(self.encode(table, numbers, None), block.pieces, kept)
             except RowError as error:
-                raise InputError(f"{self.manifest.place(error.row)}: {error}") from None
+                raise InputError(self.manifest.located(error)) from None
             return rows if order is None else rows.take(order)
 
         feeds = []

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, PlainSerializer, PlainValidator
 
 from ranking.data.column_types import unify
+from ranking.data.columns import RowError
 from ranking.data.plan import Int64
 from ranking.data.shard import PARTITION, Shard, read_footer
 from ranking.data.storage import Info, Store
@@ -144,8 +145,18 @@ class Manifest(Frozen):
 
     def place(self, row: int) -> str:
         """File and row group of a row, for messages."""
-        shard, group = self.locate(int(np.searchsorted(np.cumsum(self.row_groups), row, side="right")))
+        shard, group = self._group_of(row)
         return f"{self.shards[shard].url}: row group {group}"
+
+    def located(self, error: RowError) -> str:
+        """What an error over a row of the data set says, with the row's file and its number there."""
+        shard, _ = self._group_of(error.row)
+        before = int(self.row_groups[: self._starts[shard]].sum())
+        return f"{self.place(error.row)}: {error.at(error.row - before)}"
+
+    def _group_of(self, row: int) -> tuple[int, int]:
+        """(shard, row group within it) of a row."""
+        return self.locate(int(np.searchsorted(np.cumsum(self.row_groups), row, side="right")))
 
     @cached_property
     def _starts(self) -> Int64:

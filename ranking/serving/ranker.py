@@ -66,11 +66,12 @@ class Ranker:
         """The columns of an answer: every task, then the score."""
         return (*self.schema.task_names, SCORE)
 
-    def predict(self, data: Rowset) -> Rowset:
+    def predict(self, data: Rowset, first: int = 0) -> Rowset:
         """Score raw rows, a bounded number at a time.
 
         Args:
             data: N rows with at least `inputs`; lists are Python lists or arrays in a data frame's cells.
+            first: number of the first row, for messages.
 
         Returns:
             N rows of `outputs`, all double; a data frame keeps its index.
@@ -79,13 +80,13 @@ class Ranker:
             InputError: naming the column that is missing or wrong and, where a value is to blame, its row.
         """
         table = as_table(data.filter(self.inputs) if isinstance(data, pd.DataFrame) else data)
-        columns = dict(zip(self.outputs, self.values(table).T, strict=True))
+        columns = dict(zip(self.outputs, self.values(table, first).T, strict=True))
         return pd.DataFrame(columns, index=data.index) if isinstance(data, pd.DataFrame) else pa.table(columns)
 
-    def values(self, table: pa.Table) -> npt.NDArray[np.float64]:
-        """Predictions and score `[N, T + 1]` of N rows."""
+    def values(self, table: pa.Table, first: int = 0) -> npt.NDArray[np.float64]:
+        """Predictions and score `[N, T + 1]` of N rows, numbered from `first` on."""
         starts = range(0, max(table.num_rows, 1), _CHUNK)  # no rows, too, must have the right columns
-        return torch.cat([self._chunk(table.slice(start, _CHUNK), start) for start in starts]).numpy()
+        return torch.cat([self._chunk(table.slice(start, _CHUNK), first + start) for start in starts]).numpy()
 
     @torch.inference_mode()
     def _chunk(self, table: pa.Table, start: int) -> Tensor:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ranking.data.columns import RowError
 from ranking.data.manifest import Manifest
 from ranking.errors import InputError
 
@@ -26,6 +27,13 @@ def test_shards_row_groups_and_columns_are_listed_in_order(tmp_path, write_shard
     assert manifest.rows == 15
     assert [manifest.locate(group) for group in range(3)] == [(0, 0), (0, 1), (2, 0)]
     assert manifest.columns.names == ["row", "user", "tags", "x"]
+
+
+@pytest.mark.parametrize(("row", "place"), [(0, (0, 0, 0)), (7, (0, 1, 7)), (8, (2, 0, 0)), (14, (2, 0, 6))])
+def test_an_error_over_a_row_names_its_file_and_its_number_there(write_shards, row, place):
+    found = Manifest.build(write_shards([[5, 3], [], [7]])).located(RowError("column 'x'", row, "got inf"))
+    file, group, number = place
+    assert found.endswith(f"/part-00{file}.parquet: row group {group}: column 'x', row {number}: got inf")
 
 
 def test_files_come_from_files_globs_and_directories_in_the_order_given(tmp_path):

@@ -111,11 +111,11 @@ def test_data_that_footers_betray(workspace, tmp_path, spoiled, change, shards, 
     ("change", "message"),
     [
         (
-            replace_at("is_click", 17, 2),
-            "part-2.parquet: row group 0: task 'click': label 'is_click', row 517: got 2; expected 0 or 1",
+            replace_at("is_click", 117, 2),
+            "part-2.parquet: row group 1: task 'click': label 'is_click', row 117: got 2; expected 0 or 1",
         ),
-        (replace_at("tab", 3, -1), "column 'tab', row 503: got -1; expected an id in [0, 5)"),
-        (replace_at("tab", 3, 5), "column 'tab', row 503: got 5; expected an id in [0, 5)"),
+        (replace_at("tab", 3, -1), "column 'tab', row 3: got -1; expected an id in [0, 5)"),
+        (replace_at("tab", 3, 5), "column 'tab', row 3: got 5; expected an id in [0, 5)"),
     ],
     ids=["label", "negative id", "id past the table"],
 )
@@ -128,9 +128,9 @@ def test_values_that_only_reading_finds(workspace, tmp_path, spoiled, change, me
 
 
 def test_prepare_and_doctor_name_the_file_too(workspace, tmp_path, spoiled) -> None:
-    option = spoiled(replace_at("duration", 17, math.inf))
+    option = spoiled(replace_at("duration", 117, math.inf))
     options = workspace.arguments(option, f"--data.transforms={tmp_path / 'new'}")
-    where = "part-2.parquet: row group 0: column 'duration', row 517: got inf; expected a finite number"
+    where = "part-2.parquet: row group 1: column 'duration', row 117: got inf; expected a finite number"
     assert where in only_error(run(tmp_path, "pipelines.prepare", options))
     assert not (tmp_path / "new").exists()
     (found,) = run(tmp_path, "pipelines.doctor", workspace.arguments(option))

@@ -129,7 +129,7 @@ def test_one_bad_row_leaves_no_output_and_is_named(config, shards, tmp_path):
     pq.write_table(table.set_column(3, "age", pa.array(ages)), shards / "2.parquet", row_group_size=20)
     done = run(config, "--input", shards, "--output", tmp_path / "out", "--model", "1")
     assert done.exit_code == 2
-    assert "2.parquet: row group 1: column 'age', row 7: got None" in done.output
+    assert "2.parquet: row group 1: column 'age', row 27: got None" in done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
