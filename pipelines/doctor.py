@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -10,8 +9,6 @@ import typer
 from pipelines.job import job, say
 from ranking.config import RunConfig
 from ranking.data.checks import examine
-from ranking.data.columns import RawRows
-from ranking.data.manifest import Manifest
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT
 
@@ -32,17 +29,12 @@ def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | 
         for split in ("train", "validation", "test")
         if getattr(data, split)
     }
-    report = examine(schema, transforms, {name: raw_rows(m, config) for name, m in manifests.items()}, limit)
+    report = examine(schema, transforms, {name: data.raw_rows(m) for name, m in manifests.items()}, limit)
     say(report.render(full))
     if not full:
         notes = sum(finding.level == "note" for finding in report.findings)
         say(f"\n{'no error' if report.healthy else 'errors'}; --full shows every feature and {notes} notes")
     return None if report.healthy else EXIT_INPUT
-
-
-def raw_rows(manifest: Manifest, config: RunConfig) -> Iterator[RawRows]:
-    """The row groups of a manifest, one after another."""
-    return (RawRows(table, index, manifest.located) for index, table in config.data.row_groups(manifest))
 
 
 main = job(doctor)

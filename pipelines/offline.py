@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from ranking.config import RunConfig
-from ranking.data.columns import RawRows
 from ranking.data.manifest import Manifest
 from ranking.data.targets import groups, targets
 from ranking.errors import InputError
@@ -62,10 +61,10 @@ def assess(ranker: Ranker, manifest: Manifest, config: RunConfig) -> ModelOutput
     columns = [ranker.outputs.index(name) for name in shared]
     places = [schema.task_names.index(name) for name in shared]
     parts = []
-    for index, table in config.data.row_groups(manifest):
-        raw = RawRows(table, index)
-        labels, observed, masks = (found[:, places] for found in targets(schema, raw, lambda _key, _count: None))
-        users, values = groups(schema, raw), ranker.values(table)
+    for raw in config.data.raw_rows(manifest):
+        with raw.naming():
+            labels, observed, masks = (found[:, places] for found in targets(schema, raw, lambda _key, _count: None))
+            users, values = groups(schema, raw), ranker.values(raw.table, raw.row(0))
         parts.append((values[:, columns], values[:, -1], labels, masks, observed, users, raw.index))
     scores, fused, labels, masks, observed, users, index = (np.concatenate(part) for part in zip(*parts, strict=True))
     predictions = Predictions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.doctor import raw_rows
 from pipelines.job import job, say
 from ranking.config import RunConfig
 from ranking.data.growth import extended, shifts
@@ -16,7 +15,7 @@ def prepare(config: RunConfig) -> None:
         say(f"wrote {config.prepare.output}")
     schema, data = config.schema, config.data
     manifest = data.manifest(data.train, schema.feature_columns(), "data.train")
-    fitted = Transforms.fit(schema, raw_rows(manifest, config))
+    fitted = Transforms.fit(schema, data.raw_rows(manifest))
     if data.extends:
         earlier = Transforms.load(data.extends)
         fitted, own = extended(schema, fitted, earlier), fitted

@@ -51,11 +51,11 @@ def slices(ranker: Ranker, manifest: Manifest, config: RunConfig) -> list[Slice]
     found: dict[str, list[pa.Array]] = {name: [] for name in parts}
     unseen = {part.unseen for part in config.gate.slices.values()}
     read = (*columns(config), *(feature.source for feature in ranker.schema.categorical if feature.name in unseen))
-    for index, table in config.data.row_groups(narrowed(manifest, read)):
-        raw = RawRows(table, index)
-        rows.append(index)
-        for name, part in parts.items():
-            found[name].append(part(raw))
+    for raw in config.data.raw_rows(narrowed(manifest, read)):
+        rows.append(raw.index)
+        with raw.naming():
+            for name, part in parts.items():
+                found[name].append(part(raw))
     return [
         each
         for name, part in config.gate.slices.items()
@@ -127,8 +127,9 @@ def _new(column: Column, known: UInt64) -> pa.Array:
 def _known(name: str, config: RunConfig) -> UInt64:
     """Every id of a column of data.train, 64 bits each, in one pass."""
     known, pending = np.zeros(0, np.uint64), [np.zeros(0, np.uint64)]
-    for index, table in config.data.row_groups(config.data.manifest(config.data.train, [name], "data.train")):
-        pending.append(np.unique(_bits(RawRows(table, index).column(name))))
+    for raw in config.data.raw_rows(config.data.manifest(config.data.train, [name], "data.train")):
+        with raw.naming():
+            pending.append(np.unique(_bits(raw.column(name))))
         if sum(map(len, pending)) > _PENDING:
             known, pending = np.unique(np.concatenate([known, *pending])), []
     return np.unique(np.concatenate([known, *pending]))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipelines.doctor import raw_rows
 from pipelines.nightly.night import DayReport, Rate
 from ranking.config import RunConfig
 from ranking.data.checks import drifts
@@ -112,7 +111,7 @@ def _is_fault_of_the_store(error: Exception) -> bool:
 
 def profile(found: Manifest, transforms: Transforms, config: RunConfig) -> Profile:
     """One pass over a manifest."""
-    return Profile.of("day", Encoder(config.schema, transforms), raw_rows(found, config), sample=SAMPLE)
+    return Profile.of("day", Encoder(config.schema, transforms), config.data.raw_rows(found), sample=SAMPLE)
 
 
 def _against(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -204,7 +205,7 @@ class RawRows:
     def __init__(self, table: pa.Table, index: Int64 | None = None, located: Callable[[RowError], str] = str) -> None:
         """Wrap; nothing is read yet."""
         self.table = table
-        self.index = index
+        self.index = np.arange(table.num_rows) if index is None else index
         self._located = located
 
     @classmethod
@@ -217,11 +218,19 @@ class RawRows:
 
     def head(self, rows: int) -> RawRows:
         """The first rows, at most so many."""
-        return RawRows(self.table.slice(0, rows), None if self.index is None else self.index[:rows], self._located)
+        return RawRows(self.table.slice(0, rows), self.index[:rows], self._located)
 
     def named(self, error: InputError) -> str:
         """What an error over these rows says, with the file where it is about one of them."""
         return self._located(error) if isinstance(error, RowError) else str(error)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Where an error over one of these rows becomes what `named` says of it."""
+        try:
+            yield
+        except RowError as error:
+            raise InputError(self.named(error)) from None
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -258,7 +267,7 @@ class RawRows:
 
     def row(self, position: int) -> int:
         """Number of the row at `position`."""
-        return position if self.index is None else int(self.index[position])
+        return int(self.index[position])
 
 
 def fit_float32(numbers: Float) -> bool:

@@ -16,7 +16,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ranking.data.columns import Bool, RowError
+from ranking.data.columns import Bool, RawRows, RowError
 from ranking.data.manifest import Manifest
 from ranking.data.parquet import Decoder
 from ranking.data.plan import Block, Int64, Order, Plan, Position
@@ -109,6 +109,10 @@ class DataConfig(Frozen):
             if kept.all():
                 yield np.arange(first, first + rows), table
             first += rows
+
+    def raw_rows(self, manifest: Manifest) -> Iterator[RawRows]:
+        """`row_groups`, as rows whose errors name their file."""
+        return (RawRows(table, index, manifest.located) for index, table in self.row_groups(manifest))
 
     def plan(self, manifest: Manifest, seed: int) -> Plan:
         """The order of examples under this configuration."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ranking.data.columns import Column, Float, Float64, RawRows, RowError
+from ranking.data.columns import Column, Float, Float64, RawRows
 from ranking.data.hashing import hash_keys
 from ranking.data.sketch import Moments, Sample, ValueCounts
 from ranking.data.storage import blame, file_system
@@ -93,10 +93,8 @@ class Transforms:
         fit = _Fit(schema)
         for batch in batches:
             raw = RawRows.of(batch, fit.rows)
-            try:
+            with raw.naming():
                 fit.add(raw)
-            except RowError as error:
-                raise InputError(raw.named(error)) from None
         transforms = fit.result()
         transforms.check(schema)
         return transforms

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +14,7 @@ from pipelines.offline import assess
 from pipelines.slicing import slices
 from ranking.config import RunConfig, complete
 from ranking.data.manifest import Manifest
+from ranking.errors import InputError
 from ranking.promotion.gate import decide
 from ranking.serving.ranker import Ranker
 from tests.pipelines.contest import artefact, impressions, schema
@@ -72,3 +74,30 @@ def test_where_what_decides_on_it_is_damaged_nothing_passes(
     assert part.rows.tolist() == list(range(GROUP, TABLE.num_rows))
     np.testing.assert_array_equal(part.mask, TABLE["poor"].to_numpy()[GROUP:] > 0)
     assert failed(log, models, settings) == {("rows", task, "part") for task in TASKS}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("is_click", 2.0, "task 'click': label 'is_click', row 4500: got 2.0; expected 0 or 1"),
+        ("trap", np.inf, "column 'trap', row 4500: got inf; expected a finite number"),
+        ("user", 0.5, "column 'user', row 4500: got 0.5; expected whole numbers"),
+        ("tab", 0.5, "column 'tab', row 4500: got 0.5; expected whole numbers"),
+    ],
+    ids=["label", "feature", "slice by a vocabulary", "slice by the ids of data.train"],
+)
+def test_a_bad_value_is_named_with_its_file(
+    log: Path, models: tuple[Ranker, Ranker], column: str, value: float, message: str
+) -> None:
+    """Of the second file, so that a number counted over both would show; past the first chunk that a model takes."""
+    values = TABLE[column].to_numpy().astype(np.float64)
+    for file, row in ((log, None), (log.with_name("worse.parquet"), 4500)):
+        spoiled = np.where(np.arange(TABLE.num_rows) == row, value, values)
+        table = TABLE.select(COLUMNS).set_column(COLUMNS.index(column), column, pa.array(spoiled))
+        pq.write_table(table, file, row_group_size=4400)
+    settings = config(log.parent, unseen="user" if column == "user" else "tab")
+    rows = Manifest.build(str(log.parent), COLUMNS)
+    read = slices if column in ("user", "tab") else assess
+    with pytest.raises(InputError) as caught:
+        read(models[0], rows, settings)
+    assert f"/worse.parquet: row group 1: {message}" in str(caught.value)
