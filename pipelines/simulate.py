@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsError
 
 from pipelines.job import Debug, collect_garbage, say
+from ranking.config_errors import expected, unrecognised
 from ranking.data.synthetic.impressions import ImpressionsConfig, write_impressions
 from ranking.data.synthetic.workload import WorkloadConfig, write_workload
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, described, first_line
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, described
 
 PRESETS: dict[str, tuple[type[Any], Any]] = {
     "impressions": (ImpressionsConfig, write_impressions),
@@ -66,7 +67,7 @@ def settings(kind: type[BaseModel], overrides: list[str]) -> Any:
     except ValidationError as error:
         raise InputError(_first(error)) from None
     except SettingsError as error:
-        raise InputError(f"command line: {first_line(error)}; expected --section.key=value") from None
+        raise InputError(unrecognised(error, kind)) from None
 
 
 def _first(error: ValidationError) -> str:
@@ -75,7 +76,7 @@ def _first(error: ValidationError) -> str:
     path = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":
         return f"{path}.{first['ctx']['error']}".lstrip(".")
-    return f"{path}: got {first['input']!r:.80}; expected: {first['msg']}"
+    return f"{path}: got {first['input']!r:.80}; {expected(first['msg'])}"
 
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

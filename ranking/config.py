@@ -7,18 +7,18 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from ranking.config_errors import explain, paths, unrecognised
 from ranking.data.loader import DataConfig
 from ranking.data.recipes import PrepareConfig
 from ranking.distributed.settings import ShardingConfig
-from ranking.errors import InputError, first_line
+from ranking.errors import InputError
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
 from ranking.objective.loss import ObjectiveConfig
@@ -202,10 +202,9 @@ def read(kind: type[Kind], files: Sequence[Path], overrides: Sequence[str] = ())
     try:
         return kind(**data, _cli_parse_args=list(overrides) or None, _cli_exit_on_error=False, _cli_avoid_json=True)
     except ValidationError as error:
-        raise InputError(f"{', '.join(map(str, files))}: {_explain(error, data)}") from None
+        raise InputError(f"{', '.join(map(str, files))}: {explain(error, data, kind)}") from None
     except SettingsError as error:
-        own = """--section.key='{"name": value}' where names are your own, such as those of tasks"""
-        raise InputError(f"command line: {first_line(error)}; expected --section.key=value, or {own}") from None
+        raise InputError(unrecognised(error, kind)) from None
 
 
 def overlay(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +249,7 @@ def complete(data: Mapping[str, Any]) -> RunConfig:
     try:
         return _Complete(**data)
     except ValidationError as error:
-        raise InputError(_explain(error, dict(data))) from None
+        raise InputError(explain(error, dict(data), _Complete)) from None
 
 
 def json_schema() -> str:
@@ -260,32 +259,13 @@ def json_schema() -> str:
 
 def _require_known(kind: type[Settings]) -> None:
     """Refuse RANKING_ variables that name no key, which would otherwise be left out in silence."""
-    known = _variables(RunConfig, "RANKING_") | _variables(kind, "RANKING_")
+    keys = paths(RunConfig) | paths(kind)
+    known = {f"RANKING_{path.upper().replace('.', '__')}": is_free for path, is_free in keys.items()}
     free = tuple(f"{name}__" for name, is_free in known.items() if is_free)
     for name in map(str.upper, os.environ):
         if name.startswith("RANKING_") and name not in known and not name.startswith(free) and not _LINK.search(name):
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
             raise InputError(f"{name}: unknown environment variable; expected one that names a key, such as {nearest}")
-
-
-def _variables(model: type[BaseModel], prefix: str) -> dict[str, bool]:
-    """Names of the variables that set a model's fields, and whether names of the user's own may follow."""
-    found = {}
-    for key, field in model.model_fields.items():
-        name = prefix + key.upper()
-        found[name] = get_origin(field.annotation) is dict
-        for inner in _models(field.annotation):
-            found |= _variables(inner, f"{name}__")
-    return found
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Models that a field may hold: itself, or members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, UnionType, Annotated):
-        for member in get_args(annotation):
-            yield from _models(member)
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -313,37 +293,3 @@ def _change(section: Any, keys: Sequence[str], value: Any, path: str) -> Any:
     place = names.index(key)
     entry = _overlay(section[place], _change(section[place], rest, value, path))
     return [*section[:place], entry, *section[place + 1 :]]
-
-
-def _explain(error: ValidationError, data: dict[str, Any]) -> str:
-    """The first of pydantic's complaints as one line: path, value, expectation."""
-    first, *others = error.errors(include_url=False)
-    path = _path(first["loc"], data)
-    match first["type"]:
-        case "extra_forbidden":
-            text = f"{path}: unknown key"
-        case "union_tag_invalid":
-            found = first["ctx"]
-            text = f"{path}.{found['discriminator'].strip(chr(39))}: got {found['tag']!r}; expected one of "
-            text += found["expected_tags"]
-        case "missing":
-            text = f"{path}: missing; expected a value"
-        case "value_error":
-            text = f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
-        case _:
-            text = f"{path}: got {first['input']!r:.80}; expected: {first['msg']}"
-    return " ".join(text.split()) + (f" (and {len(others)} more)" if others else "")
-
-
-def _path(location: tuple[int | str, ...], data: Any) -> str:
-    """Dotted path of a complaint, without the names of union members that pydantic puts in between."""
-    parts: list[str] = []
-    for part in location:
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
-            data = data[part]  # type: ignore[index]  # a list's part is an int
-        elif isinstance(data, dict) and part not in (data.get("type"), data.get("kind")):
-            data = {}  # missing, or from the environment or the command line
-        else:
-            continue
-        parts.append(str(part))
-    return ".".join(parts)

@@ -15,7 +15,17 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "ranking").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
 PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
-VOCABULARY = ("errors", "files", "redact", "yaml_file", "expression", "rows", "schema", "batch")  # modules of `ranking`
+VOCABULARY = (
+    "config_errors",
+    "errors",
+    "files",
+    "redact",
+    "yaml_file",
+    "expression",
+    "rows",
+    "schema",
+    "batch",
+)  # modules of `ranking`
 
 # A module may import what stands on a lower line, and its own package; packages on one line never import each other.
 LAYERS = [

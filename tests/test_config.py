@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,32 +122,39 @@ def _put(path: str, value: Any):
     return change
 
 
+HASH = r"schema.features.video_id.encoding.salt: unknown key; expected one of \['type', 'seed'\]$"
 WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": "like", "label": "l", "given": "click"}]
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("training.epoch", 3, "training.epoch: unknown key"),
-        ("model.expertz", 3, "model.expertz: unknown key"),
-        ("colour", "red", "colour: unknown key"),
-        ("schema.features.1.encoding", {"type": "hash", "salt": 1}, "schema.features.1.encoding.salt: unknown key"),
-        ("schema.tables.tab.size", 3, "schema.tables.tab.size: unknown key"),
-        ("training.epochs", "many", "training.epochs: got 'many'; expected: .*integer"),
-        ("model.experts", 0, "model.experts: got 0; expected: .*greater than or equal to 1"),
-        ("model.bottom", [1 << 63, 64], "model.bottom.0: got 9223372036854775808; expected: .*less than or equal to"),
+        ("training.epoch", 3, r"training.epoch: unknown key; did you mean 'epochs'\?$"),
+        ("model.expertz", 3, r"model.expertz: unknown key; did you mean 'experts'\?$"),
+        ("colour", "red", r"colour: unknown key; expected one of \['name', 'seed', "),
+        ("schema.features.1.encoding", {"type": "hash", "salt": 1}, HASH),
+        ("schema.features.2.poolng", "sum", r"schema.features.recent.poolng: unknown key; did you mean 'pooling'\?$"),
+        ("schema.features.2.pieces", 3, r"schema.features.recent.pieces: unknown key; expected one of \['name', 'col"),
+        ("schema.tables.tab.size", 3, "schema.tables.tab.size: unknown key; expected one of .'rows', 'dim', "),
+        ("training.epochs", "many", "training.epochs: got 'many'; expected a valid integer, unable to parse"),
+        ("model.experts", 0, "model.experts: got 0; expected a number greater than or equal to 1"),
+        (
+            "model.bottom",
+            [1 << 63, 64],
+            "model.bottom.0: got 9223372036854775808; expected a number less than or equal",
+        ),
         ("model.type", "transformer", "model.type: got 'transformer'; expected one of .*'mmoe'"),
-        ("device", "tpu", "device: got 'tpu'; expected: .*'cpu' or 'cuda'"),
+        ("device", "tpu", "device: got 'tpu'; expected 'cpu' or 'cuda'$"),
         ("data.train", [], r"data.train: got \[\]; expected: .*at least 1 item"),
-        ("schema.tasks.0.label", "a +", "schema.tasks.0.label: expression 'a [+]'"),
+        ("schema.tasks.0.label", "a +", "schema.tasks.click.label: expression 'a [+]'"),
         ("schema.tasks.1.given", "view", "schema: task like: given: unknown task 'view'; expected one of"),
         ("schema.tasks", WATCH_GIVES_CLICK, "schema: task click: given: cycle click -> like -> click"),
-        ("schema.tasks.1.given", 5, "schema.tasks.1.given: got 5"),
+        ("schema.tasks.1.given", 5, "schema.tasks.like.given: got 5"),
         ("evaluation.tasks", ["view"], "evaluation.tasks: unknown task 'view'"),
         ("fusion.powers", {"view": 1}, "fusion.powers: unknown task 'view'"),
         ("optimizer.sparse", {"type": "adam"}, "optimizer.sparse.type: got 'adam' on cpu; expected rowwise_adagrad"),
         ("schema.tables.tab.optimizer", "adam", "schema.tables.tab.optimizer: got 'adam' on cpu"),
-        ("optimizer.dense.betas", [0.9, 1], "optimizer.dense.betas.1: got 1; expected: .*less than 1"),
+        ("optimizer.dense.betas", [0.9, 1], "optimizer.dense.betas.1: got 1; expected a number less than 1"),
         ("data.lanes", 3, "data.lanes: got 3; expected a divisor of data.batch_size 128"),
         ("model.top_k", 9, "model: top_k: got 9 with 3 experts"),
         (
@@ -163,6 +171,24 @@ def test_one_line_names_the_path_the_value_and_what_was_expected(write, base, pa
         load([file])
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "message"),
+    [
+        ("data.batch_size", "batchsize", "data.batchsize: unknown key; did you mean 'batch_size'? (and 1 more)"),
+        ("schema.tasks.0.label", "labl", "schema.tasks.click.labl: unknown key; did you mean 'label'? (and 1 more)"),
+        ("schema.features.2.name", "nam", "schema.features.2.nam: unknown key; did you mean 'name'? (and 1 more)"),
+        ("schema.features.2.kind", "kin", "schema.features.recent.kind: missing; expected a value"),
+    ],
+)
+def test_a_misspelt_key_is_told_before_the_one_that_is_missing(write, base, path, wrong, message) -> None:
+    section, (*parents, key) = base, path.split(".")
+    for parent in parents:
+        section = section[int(parent)] if isinstance(section, list) else section[parent]
+    section[wrong] = section.pop(key)
+    with pytest.raises(InputError, match=f": {re.escape(message)}$"):
+        load([write(base)])
 
 
 def test_a_missing_section_is_named(write, base) -> None:
@@ -187,12 +213,13 @@ def test_a_file_that_is_not_there_or_not_yaml_is_named(write, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--training.epocs=3", "training.epocs"),
+        ("--training.epocs=3", r"^command line: --training.epocs: unknown key; did you mean --training.epochs\?$"),
+        ("--model.exprts=3", r"--model.exprts: unknown key; did you mean --model.experts\?$"),
         ("--training.epochs=many", "training.epochs: got 'many'"),
         ("--checkpoints.keep_last=one", "checkpoints.keep_last: got 'one'"),
-        ("--nothing=1", "nothing"),
         ("--gate.margins.click=0.1", r"""gate.margins.click.*, or --section.key='{"name": value}' where names are"""),
-        ("stray", "stray"),
+        ("--xyz=1", "--xyz: unknown key; expected --section.key=value or an option of --help$"),
+        ("stray", "stray; expected --section.key=value$"),
     ],
 )
 def test_a_wrong_override_is_named_like_a_wrong_key(write, base, override, message) -> None:

@@ -50,7 +50,7 @@ def test_the_environment_is_read_once(workspace: Workspace, monkeypatch: pytest.
     ("path", "value", "message"),
     [
         ("optimizer.dens.learning_rate", 1, "optimizer.dens: unknown key"),
-        ("model.experts", 0, "model.experts: got 0; expected: .*greater than or equal to 1"),
+        ("model.experts", 0, "model.experts: got 0; expected a number greater than or equal to 1"),
         ("schema.tasks.view.weight", 1, r"schema.tasks.view.weight: no entry 'view' .*\['click', 'like', 'watch'\]"),
         ("schema.tasks.like", 1, "schema.tasks.like: no entry 'like' with a key below it"),
     ],

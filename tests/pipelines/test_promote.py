@@ -363,7 +363,7 @@ def test_the_history_is_read_back_by_people_and_programs(contest: Contest) -> No
         if model:
             contest.propose(registry, model)
         contest.run("promote", registry, "--by", "nightly")
-    back = contest.run("rollback", registry, "--by", "Ada", "--reason", "complaints")
+    back = contest.run("rollback", registry, "--by", "Ada", "--reason", "config_errors")
     assert back.exit_code == 0, back.output
 
     table = contest.run("registry", registry, "history").output.splitlines()
@@ -372,7 +372,7 @@ def test_the_history_is_read_back_by_people_and_programs(contest: Contest) -> No
         ["promoted", "1", "2", "nightly"],
         ["rolled_back", "2", "1", "Ada"],
     ]
-    assert table[-1].endswith("complaints")
+    assert table[-1].endswith("config_errors")
     everything = json.loads(contest.run("registry", registry, "history", "--all", "--json").output)
     assert [d["action"] for d in everything] == ["promoted", "promoted", "rejected", "rolled_back"]
     assert everything[1]["verdict"]["promote"] is True

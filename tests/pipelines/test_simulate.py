@@ -38,10 +38,10 @@ def test_the_workload_is_the_other_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("--rows=0", "rows: got '0'; expected: Input should be greater than or equal to 1"),
-        ("--population.users=x", "population.users: got 'x'; expected: Input should be a valid integer"),
+        ("--rows=0", "rows: got '0'; expected a number greater than or equal to 1"),
+        ("--population.users=x", "population.users: got 'x'; expected a valid integer"),
         ("--population.click_rate=0.9", "population.click_rate: got 0.9; expected less than 0.502"),
-        ("--rws=3", "--rws=3"),
+        ("--rws=3", "command line: --rws: unknown key; did you mean --rows?"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_and_exit_code_2(tmp_path: Path, setting: str, complaint: str) -> None:
