@@ -13,16 +13,35 @@ from ranking.errors import InputError, one_line
 _MOST_VALUES = 1_000_000
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML's own loader takes the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A mapping as it stands in the file; `<<` has not been followed yet."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise InputError(
+                    f"line {line}: {key.value}: got the key again; expected it once, as in line {lines[name]}"
+                )
+            lines[name] = line
+        return node
+
+
 def read_sections(file: Path) -> dict[str, Any]:
     """The content of a YAML file.
 
     Raises:
-        InputError: it is missing, not YAML, no mapping with names as keys, or its aliases never end.
+        InputError: it is missing, not YAML, no mapping with names as keys, has a key twice, or its aliases never end.
     """
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.load(file.read_text(), _Loader)  # a SafeLoader
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; expected a YAML configuration") from None
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
     except RecursionError:
         raise InputError(f"{file}: not readable as YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError, OSError) as error:  # a date with month 13 is a ValueError

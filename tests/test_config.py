@@ -203,6 +203,26 @@ def test_a_file_without_sections_is_refused(write, text) -> None:
         load([write(text)])
 
 
+def test_a_key_that_stands_twice_is_refused(write, base) -> None:
+    good = yaml.safe_dump(base, sort_keys=False)
+    file = write(f"{good}training:\n  epochs: 3\n")
+    last = good.count("\n") + 1
+    first = good.splitlines().index("training:") + 1
+    with pytest.raises(InputError) as caught:
+        load([file])
+    assert str(caught.value) == (
+        f"{file}: line {last}: training: got the key again; expected it once, as in line {first}"
+    )
+    with pytest.raises(InputError, match=r"run\.yaml: line 3: epochs: got the key again; expected it once, as in"):
+        load([write("training: {log_every: 2,\n\n  epochs: 2, epochs: 2}\n")])
+
+
+def test_a_key_may_overlay_the_one_it_merges(write, base) -> None:
+    tables = "tables: {videos: &videos {rows: 40, dim: 2}, tab: {<<: *videos, rows: 5}}\n"
+    file = write(f"schema:\n  {tables}", "over.yaml")
+    assert load([write(base), file]).schema.tables["tab"].model_dump(include={"rows", "dim"}) == {"rows": 5, "dim": 2}
+
+
 def test_a_file_that_is_not_there_or_not_yaml_is_named(write, tmp_path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
         load([tmp_path / "nowhere.yaml"])
