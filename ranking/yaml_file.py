@@ -16,7 +16,7 @@ _MOST_VALUES = 1_000_000
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, of which YAML's own loader takes the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping as it stands in the file; `<<` has not been followed yet."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
