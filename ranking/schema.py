@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from itertools import permutations
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 from torch.nn import ModuleDict, ParameterDict
 
 from ranking.expression import Expression
@@ -20,7 +22,9 @@ SCORE = "score"
 NO_USER = -(1 << 63)
 """The group of rows whose user is null: they are no one user's, so that GAUC leaves them out."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+
+Name = Annotated[str, Field(pattern=_NAME.pattern)]
 
 
 class Frozen(BaseModel):
@@ -32,6 +36,17 @@ class Frozen(BaseModel):
 class _Column(Frozen):
     name: Name = Field(description="Of the feature: letters, digits and _; any other column name goes into `column`.")
     column: str = Field("", description="Parquet column read; the feature's own name when left out.")
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _may_differ_from_the_column(cls, name: object) -> object:
+        """Say how to read a column whose name cannot be a feature's: tables and metrics are called after those."""
+        if isinstance(name, str) and not _NAME.match(name):
+            raise ValueError(
+                f"got {name!r}; expected a letter, then letters, digits or _; a column of any name is read by "
+                f"`name: a_name, column: {json.dumps(name, ensure_ascii=False)}`"
+            )
+        return name
 
     @property
     def source(self) -> str:

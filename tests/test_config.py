@@ -135,6 +135,7 @@ WATCH_GIVES_CLICK = [{"name": "click", "label": "c", "given": "like"}, {"name": 
         ("schema.features.1.encoding", {"type": "hash", "salt": 1}, HASH),
         ("schema.features.2.poolng", "sum", r"schema.features.recent.poolng: unknown key; did you mean 'pooling'\?$"),
         ("schema.features.2.pieces", 3, r"schema.features.recent.pieces: unknown key; expected one of \['name', 'col"),
+        ("schema.features.4.name", "ärt icle", 'got .ärt icle.; expected a letter, .* column: "ärt icle"`$'),
         ("schema.tables.tab.size", 3, "schema.tables.tab.size: unknown key; expected one of .'rows', 'dim', "),
         ("training.epochs", "many", "training.epochs: got 'many'; expected a valid integer, unable to parse"),
         ("model.experts", 0, "model.experts: got 0; expected a number greater than or equal to 1"),

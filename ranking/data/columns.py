@@ -77,6 +77,11 @@ class Column:
         """The error for a column of another type than `expected`."""
         return InputError(f"{self.what} {self.name!r}: got type {self.values.type}; expected {expected}")
 
+    @property
+    def _advice(self) -> str:
+        """What to do about a column of times, whose unit is not ours to choose."""
+        return "; store it as a number, such as seconds" if pa.types.is_temporal(self.values.type) else ""
+
     def numbers(self) -> Float64:
         """`[N]` float64, NaN at nulls; possibly read-only.
 
@@ -84,7 +89,7 @@ class Column:
             InputError: the column is not of integers, floats, decimals or booleans.
         """
         if not _is_number(self.values.type):
-            raise self.wrong_type("numbers or booleans")
+            raise self.wrong_type(f"numbers or booleans{self._advice}")
         numbers: Float64 = pc.cast(self.values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return numbers
 
@@ -121,7 +126,7 @@ class Column:
         if pa.types.is_uint64(kind):
             return self.values.view(pa.int64())
         if not _is_number(kind):
-            raise self.wrong_type("integers or strings")
+            raise self.wrong_type(f"integers or strings{self._advice}")
         return self._whole()
 
     def coded(self, code: Callable[[pa.Array], Int64], null: int) -> tuple[Int64, int]:

@@ -165,11 +165,11 @@ class Transforms:
                 "as transforms.json says: its files are damaged or of different fits"
             )
         if schema is not None:
-            transforms.check(schema)
+            transforms.check(schema, f"the transforms in {directory}")
         return transforms
 
-    def check(self, schema: Schema) -> None:
-        """Check that every feature of `schema` was fitted with the settings it has now.
+    def check(self, schema: Schema, what: str = "the transforms") -> None:
+        """Check that every feature of `schema` was fitted with the settings it has now; `what` is for messages.
 
         Raises:
             InputError: naming the feature and the settings that differ, or the table whose rows do not suffice.
@@ -177,10 +177,11 @@ class Transforms:
         for feature in schema.features:
             fitted, now = self.features.get(feature.name), _settings(feature)
             if fitted is None:
-                raise InputError(f"feature {feature.name!r}: not in the transforms; expected one of {[*self.features]}")
+                known = [*self.features]
+                raise InputError(f"feature {feature.name!r}: not in {what}; expected one of {known}, or run `prepare`")
             if fitted != now:
                 raise InputError(
-                    f"feature {feature.name!r}: got {now}; expected {fitted}, as the transforms were fitted"
+                    f"feature {feature.name!r}: got {now}; expected {fitted}, as {what} were fitted, or run `prepare`"
                 )
         for table in schema.table_names():
             self.table_rows(schema, table)

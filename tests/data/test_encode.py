@@ -101,7 +101,9 @@ def test_unsigned_ids_above_63_bits_hash():
 @pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
 def test_timestamps_are_no_ids(encoding):
     when = pa.array([0], pa.timestamp("s"))
-    with pytest.raises(InputError, match=r"column 'f': got type timestamp\[s\]; expected integers or strings"):
+    with pytest.raises(
+        InputError, match=r"column 'f': got type timestamp\[s\]; expected integers or strings; store it"
+    ):
         encode(ids("f", encoding), when)
 
 
@@ -128,8 +130,15 @@ def test_a_list_column_needs_multi_hot_and_the_reverse():
 
 
 def test_strings_are_no_numbers():
-    with pytest.raises(InputError, match="column 'x': got type string; expected numbers or booleans"):
+    with pytest.raises(InputError, match=r"column 'x': got type string; expected numbers or booleans$"):
         numbers(dense("x"), ["1"], fit=[1.0])
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "UTC"), pa.date32(), pa.duration("s")], ids=str)
+def test_times_are_no_numbers_but_can_be_stored_as_such(kind):
+    what = f"column 'x': got type {kind}; expected numbers or booleans; store it as a number, such as seconds"
+    with pytest.raises(InputError, match=f"^{re.escape(what)}$"):
+        numbers(dense("x"), pa.array([0], kind), fit=[1.0])
 
 
 def test_a_missing_column_is_named():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -244,8 +245,8 @@ def test_a_schema_with_fewer_features_loads(saved):
 @pytest.mark.parametrize(
     ("feature", "message"),
     [
-        (dense("y"), "feature 'y': not in the transforms"),
-        (dense("x", log1p=True), "feature 'x': got .*'log1p': True.*; expected .*'log1p': False"),
+        (dense("y"), r"feature 'y': not in the transforms in .*; expected one of .*, or run `prepare`"),
+        (dense("x", log1p=True), "feature 'x': got .*'log1p': True.*; expected .*'log1p': False.*, or run `prepare`"),
         (ids("v", "hash"), "feature 'v': got .*'hash'.*; expected .*'vocabulary'"),
         (ids("v", multi_hot=True), "feature 'v': got .*'multi_hot': True"),
         (ids("w"), "feature 'w': got .*'table': 'w'.*; expected .*'names'"),
@@ -254,6 +255,14 @@ def test_a_schema_with_fewer_features_loads(saved):
 def test_load_refuses_a_schema_that_was_not_fitted(saved, feature, message):
     with pytest.raises(InputError, match=message):
         Transforms.load(str(saved[1]), schema_of(feature))
+
+
+def test_load_says_which_transforms_lack_a_feature(saved):
+    where = (
+        f"feature 'y': not in the transforms in {saved[1]}; expected one of {[*saved[0].features]}, or run `prepare`"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(where)}$"):
+        Transforms.load(str(saved[1]), schema_of(dense("y")))
 
 
 def test_load_refuses_a_vocabulary_larger_than_its_table(saved):
