@@ -22,6 +22,8 @@ from ranking.training.feed import Stop
 from ranking.training.state import Progress, TrainState
 from ranking.training.trainer import Tracker, Trainer
 
+_SHOWN = 3
+"""Settings named in one error."""
 _SETTLED = ("schema", "model", "objective", "optimizer")
 """Sections that a run cannot change on the way."""
 _SCORING = ("best", "tasks", "min_positives")
@@ -117,7 +119,7 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
     """Continue from the newest committed checkpoint, or begin.
 
     Raises:
-        InputError: the checkpoint belongs to other data, or to another order of it.
+        InputError: the checkpoint belongs to other data, to another order of it, or to another model.
     """
     config = parts.config
     fresh = Progress(
@@ -131,10 +133,14 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
         },
         versions=versions(),
     )
-    found = checkpoints.restore(state)
-    if found is not None:
+
+    def accept(before: Progress) -> None:
+        _require_settings(before, fresh, state.world, config.output)
         on_rank_zero(lambda: require_pinned(config, manifest, "train"), state.world)
-        _require_same(found, fresh, state.world, config.output)
+        _require_order(before, fresh, state.world, config.output)
+
+    found = checkpoints.restore(state, accept)
+    if found is not None:
         parts.known_damage = found.quarantined
         fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
     else:
@@ -143,8 +149,23 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
     state.progress = fresh
 
 
-def _require_same(before: Progress, now: Progress, world: World, output: Path) -> None:
-    """Refuse to go on with another order of examples, or with settings that make another model."""
+def _require_settings(before: Progress, now: Progress, world: World, output: Path) -> None:
+    """Refuse to go on with settings that make another model."""
+    old, new = (dict(flatten(_settled(each.config))) for each in (before, now))
+    differ = [
+        f"{key}: got {new.get(key, 'nothing')}; expected {old.get(key, 'nothing')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    if differ:
+        more = f" (and {len(differ) - _SHOWN} more)" if len(differ) > _SHOWN else ""
+        raise collective_error(
+            f"{'; '.join(differ[:_SHOWN])}{more}, as the run in {output} was started, or another `output`", world
+        )
+
+
+def _require_order(before: Progress, now: Progress, world: World, output: Path) -> None:
+    """Refuse to go on with another order of examples, or with other transforms."""
     if before.plan != now.plan:
         raise collective_error(
             f"{output}: the run was started on plan {before.plan:.12}, got {now.plan:.12}; "
@@ -154,14 +175,6 @@ def _require_same(before: Progress, now: Progress, world: World, output: Path) -
     if before.transforms != now.transforms:
         raise collective_error(
             f"{output}: the run was started with other transforms; expected them, or another `output`", world
-        )
-    old, new = (dict(flatten(_settled(each.config))) for each in (before, now))
-    odd = next((key for key in sorted(old.keys() | new) if old.get(key) != new.get(key)), None)
-    if odd is not None:
-        raise collective_error(
-            f"{odd}: got {new.get(odd, 'nothing')}; expected {old.get(odd, 'nothing')}, "
-            f"as the run in {output} was started, or another `output`",
-            world,
         )
 
 

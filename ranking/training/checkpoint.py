@@ -118,11 +118,12 @@ class Checkpoints:
             raise
         return broadcast(commit, world)
 
-    def restore(self, state: TrainState) -> Progress | None:
+    def restore(self, state: TrainState, accept: Callable[[Progress], None] = lambda _: None) -> Progress | None:
         """Load the newest checkpoint whose bytes are intact; damaged ones are set aside, to be written again.
 
         Args:
             state: live modules and optimizers, filled in place.
+            accept: shown its progress before anything is filled, on every rank; may raise what says more than shapes.
 
         Returns:
             Its progress, or None where there is no checkpoint.
@@ -134,7 +135,7 @@ class Checkpoints:
             damage = self._damage(commit)
             if damage is None:
                 self._restored = commit
-                return self._fill(state, commit)
+                return self._fill(state, commit, accept)
             if self.world.is_rank_zero:
                 log.warning("checkpoint of step %d is set aside: %s", commit.step, damage)
                 set_aside(self.directory, commit)
@@ -149,7 +150,7 @@ class Checkpoints:
         damage = self._damage(commit)
         if damage is not None:
             raise collective_error(damage, self.world)
-        return self._fill(state, commit)
+        return self._fill(state, commit, lambda _: None)
 
     def _begin(self, path: Path) -> None:
         (self.directory / "commits").mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,9 @@ class Checkpoints:
         found = _agree(lambda: verify(self.directory, commit, self.world.rank, self.world.size), self._background)
         return next((text for text in found if text), None)
 
-    def _fill(self, state: TrainState, commit: Commit) -> Progress:
+    def _fill(self, state: TrainState, commit: Commit, accept: Callable[[Progress], None]) -> Progress:
+        progress = Progress.model_validate_json((self.path(commit) / "progress.json").read_text())
+        accept(progress)
         stored, views = self._opened(commit), state.model.state_dict()
         shapes, tensors = stored.shapes, state.tensors()
         self._require_same(commit, outlines(tensors, self.world), shapes)
@@ -198,7 +201,7 @@ class Checkpoints:
             state.restore_rng(rng)
         state.optimizers.loaded()
         state.model.load_state_dict(views)  # in place already: TorchRec drops what it has cached
-        return Progress.model_validate_json((self.path(commit) / "progress.json").read_text())
+        return progress
 
     def _opened(self, commit: Commit) -> Stored:
         """Every rank's reader; a commit that rank 0 cannot open is nobody's."""

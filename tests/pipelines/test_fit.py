@@ -41,6 +41,8 @@ def scored(world: World, files: list[Path], folder: Path) -> dict[str, str]:
 
     assert fit(steps=2).train(NullRun())
     found = {key: said(f"--evaluation.{key}") for key in ("best=gauc", 'tasks=["click"]', "min_positives=3")}
+    found["model"] = said("--model.experts=4", "--model.tower=[8]")
+    found["schema"] = said("--schema.embedding_dim=12", "--model.bottom=[9]", "--model.experts=5", "--model.tower=[8]")
     found["confidence"] = said("--evaluation.confidence=0.9")
     shutil.copy(folder / "part-0.parquet", folder / "part-1.parquet")
     found["grown"], found["finished"] = said(), refusal(lambda: fit(steps=2))
@@ -71,6 +73,14 @@ def test_a_run_does_not_go_on_with_scores_of_another_kind(goes_on, change, got, 
     assert found[change] == f"evaluation.{key}: got {got}; expected {expected}, {rest}"
     assert found["min_positives=3"].startswith("evaluation.min_positives: got 3; expected 10, ")
     assert found["confidence"] == ""
+
+
+def test_a_run_does_not_go_on_with_another_model_and_names_the_settings_not_the_tensors(goes_on) -> None:
+    folder, found = goes_on
+    rest = f"as the run in {folder / 'run'} was started, or another `output`"
+    assert found["model"] == f"model.tower: got [8]; expected [4]; model.experts: got 4; expected 3, {rest}"
+    assert found["schema"].startswith("schema.embedding_dim: got 12; expected 8; model.")
+    assert found["schema"].endswith(f" (and 1 more), {rest}")
 
 
 def test_a_run_does_not_go_on_with_scores_of_other_rows(goes_on) -> None:
