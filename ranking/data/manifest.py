@@ -80,7 +80,9 @@ class Manifest(Frozen):
         for pattern in [urls] if isinstance(urls, str) else urls:
             files = store.find(pattern)
             if not files:
-                raise InputError(f"{key}: got {pattern!r}, which matches no file; expected Parquet files")
+                raise InputError(
+                    f"{key}: got {pattern!r}, which matches no file{_from(pattern)}; expected Parquet files"
+                )
             found.update(files)
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             footers = list(pool.map(read_footer, found, found.values(), repeat(store)))
@@ -181,6 +183,11 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(f"{path}: no pinned manifest; expected the one that `train` writes") from None
     except (ValueError, pa.ArrowException, OSError):
         raise InputError(f"{path}: not a manifest; expected the one that `train` writes") from None
+
+
+def _from(pattern: str) -> str:
+    """Where a path that does not say it begins."""
+    return "" if "://" in pattern or pattern.startswith(("/", "~")) else f" in {Path.cwd()}"
 
 
 def _require_checksums(shards: Sequence[Shard], key: str, required: bool) -> None:

@@ -187,6 +187,8 @@ def file_system(url: str, options: Mapping[str, Any] | None = None) -> tuple[fss
         system, path = fsspec.core.url_to_fs(url, **(options or {}))
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise InputError(f"{url}: {_reason(error)}; expected a URL and options that fsspec knows") from error
+    if isinstance(system, LocalFileSystem) and path.startswith("//"):  # as fsspec joins / and a relative path
+        path = path[1:]
     return system, str(path)
 
 

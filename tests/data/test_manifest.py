@@ -1,6 +1,7 @@
 """What a data set consists of, from its footers alone."""
 
 import os
+import re
 
 import fsspec
 import pyarrow as pa
@@ -117,6 +118,22 @@ def test_a_pattern_without_files_is_named_with_its_config_key():
             Manifest.build(pattern, key="data.validation")
         expected = f"data.validation: got {pattern!r}, which matches no file; expected Parquet files"
         assert str(caught.value) == expected
+
+
+def test_a_relative_pattern_without_files_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = f"data.test: got 'log/*.parquet', which matches no file in {tmp_path}; expected Parquet files"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        Manifest.build("log/*.parquet", key="data.test")
+    with pytest.raises(InputError, match="which matches no file; expected"):
+        Manifest.build(f"{tmp_path}/log/*.parquet")
+
+
+def test_a_relative_path_is_named_the_same_from_the_root_directory(tmp_path, monkeypatch):
+    write(tmp_path / "0.parquet", x=[1])
+    monkeypatch.chdir("/")
+    for path in (f"{tmp_path}"[1:], f"{tmp_path}/*.parquet"[1:], f"{tmp_path}/0.parquet"[1:]):
+        assert [shard.url for shard in Manifest.build(path).shards] == [f"file://{tmp_path}/0.parquet"]
 
 
 def test_a_data_set_without_rows_is_refused(write_shards):

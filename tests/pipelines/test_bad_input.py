@@ -76,7 +76,7 @@ def tasks(**given: str) -> list[dict]:
         ({"schema": {"tasks": tasks(like="view")}}, (), "task like: given: unknown task 'view'; expected one of"),
         ({"schema": {"tasks": tasks(click="like")}}, (), "given: cycle click -> like -> click; expected a chain"),
         ({}, ("--device=cuda",), "device: got 'cuda' "),
-        ({}, ("--data.train=nowhere/*.parquet",), "data.train: got 'nowhere/*.parquet', which matches no file"),
+        ({}, ("--data.train=nowhere/*.parquet",), "data.train: got 'nowhere/*.parquet', which matches no file in /"),
         ({}, ("--data.test=",), "data.test: "),
         ({}, ("--data.transforms=nowhere",), "transforms.json: no such file; expected the transforms that `prepare`"),
     ],
