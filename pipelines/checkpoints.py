@@ -76,7 +76,9 @@ def prune(config: RunConfig, yes: Yes = False) -> None:
             collect(directory, config.checkpoints)
             for path in left:
                 remove(path)
-    if left and not yes:
+    if not left:
+        say("nothing to remove")
+    elif not yes:
         say("nothing was removed; --yes removes them")
 
 

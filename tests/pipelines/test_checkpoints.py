@@ -117,6 +117,12 @@ def test_prune_shows_first_and_removes_when_told(checkpoints, output) -> None:
     assert checkpoints("verify").exit_code == EXIT_OK
 
 
+@pytest.mark.parametrize("more", [(), ("--yes",)])
+def test_prune_says_that_there_is_nothing_to_remove(checkpoints, more) -> None:
+    result = checkpoints("prune", *more, "--checkpoints.keep_last=4")
+    assert (result.exit_code, result.stdout) == (EXIT_OK, "nothing to remove\n")
+
+
 def test_prune_keeps_off_a_directory_that_a_training_uses(checkpoints, output) -> None:
     orphan = leave(output)
     lease = Lease.take(output / "lease", beat=0.05)
