@@ -20,7 +20,7 @@ Full = Annotated[bool, typer.Option("--full", help="Show every feature, drift an
 def doctor(config: RunConfig, limit: Limit = None, full: Full = False) -> int | None:
     """Check that the data fits the configuration: types, labels, sample spaces, ids, drift.
 
-    Exit code 2 where training would fail; warnings and notes leave 0.
+    Exit code 2 where training or promotion would fail; warnings and notes leave 0.
     """
     schema, data = config.schema, config.data
     transforms = Transforms.load(data.transforms, schema)
