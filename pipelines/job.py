@@ -32,7 +32,10 @@ _begun: list[tuple[str, Textfile]] = []
 """The job of this process, until it is noted how it ended."""
 
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
-_PASSED_ON: dict[str, Any] = {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
+_PASSED_ON: dict[str, Any] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+    "epilog": "--section.key=value sets any key of the configuration, over files and RANKING_SECTION__KEY variables.",
+}
 
 
 class Command(NamedTuple):

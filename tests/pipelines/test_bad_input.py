@@ -218,3 +218,5 @@ def test_every_job_explains_itself_and_a_wrong_key(workspace, tmp_path, job) -> 
     (ended,) = run(tmp_path, f"pipelines.{job}", ["--help"])
     assert ended.code == os.EX_OK
     assert "--config" in ended.out
+    assert "--section.key=value" in ended.out
+    assert job != "doctor" or "2 where training or promotion would fail" in " ".join(ended.out.split())
