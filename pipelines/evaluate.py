@@ -26,7 +26,7 @@ def evaluate(config: RunConfig, model: Model = "champion", split: SplitOption = 
     if output is not None and not output.parent.is_dir():
         raise InputError(f"--output: got {output}; expected a file in a directory that exists")
     urls = config.data.urls(split)
-    uri = model_uri(Registry(config.tracking.uri, config.registry.name), model)
+    uri = model_uri(Registry.open(config.tracking.uri, config.registry.name), model)
     rows = config.data.manifest(urls, config.schema.columns(), f"data.{split}")
     ranker = load(uri)
     found = predict(ranker, rows, config)

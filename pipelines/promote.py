@@ -47,7 +47,7 @@ def promote(
     Exit code 0: promoted, or nothing is waiting for it. 3: not better; the reasons are tags of the version. 4: passed,
     and waits as `candidate` for a person, as `gate.approval: required` says.
     """
-    registry = Registry(config.tracking.uri, config.registry.name)
+    registry = Registry.open(config.tracking.uri, config.registry.name)
     if sum(each is not None for each in (challenger, approve, decline)) > 1:
         raise InputError("--challenger, --approve, --decline: got several; expected one of them")
     if (approve is not None or decline is not None) and not by:

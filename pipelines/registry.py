@@ -21,7 +21,7 @@ All = Annotated[bool, typer.Option("--all", help="Decisions too that left the ch
 
 def history(config: RunConfig, all: All = False, as_json: Json = False) -> None:
     """Print how the champion changed, oldest first; every change begins where the one before it ended."""
-    found = _decisions(Registry(config.tracking.uri, config.registry.name))
+    found = _decisions(Registry.open(config.tracking.uri, config.registry.name))
     shown = [decision for decision in found if not decision.void and (all or decision.moves)]
     if as_json:
         say(json.dumps([_public(decision) for decision in shown], indent=2))
@@ -31,7 +31,7 @@ def history(config: RunConfig, all: All = False, as_json: Json = False) -> None:
 
 def show(config: RunConfig, version: Version, as_json: Json = False) -> None:
     """Print one version: its tags, and every decision about it with the checks it rests on."""
-    registry = Registry(config.tracking.uri, config.registry.name)
+    registry = Registry.open(config.tracking.uri, config.registry.name)
     found = registry.version(version)
     entry = next(each for each in registry.history() if each.version == int(found.version))
     decisions = [d for d in _decisions(registry) if d.version == version and not d.void]

@@ -26,12 +26,12 @@ Publish = Annotated[Path | None, typer.Option(help="Directory for a copy: report
 def report(config: RunConfig, publish: Publish = None) -> None:
     """Print the AUC@N-steps table, the test metrics, and where run and model are to be found."""
     found = read_report(config.output / "report.json")
+    registry = Registry.open(config.tracking.uri, config.registry.name)
     say(f"AUC@N-steps on validation, best at step {found.step}\n\n{auc_table(found.history)}")
     say(f"\nTest, step {found.step}\n\n{auc_table([found])}\n")
     if publish is not None:
         copy(found, config.output, publish)
     identity = RunIdentity.load(config.output / "tracking")
-    registry = Registry(config.tracking.uri, config.registry.name)
     champion, challenger = registry.champion(), registry.challenger()
     uri = redact_text(config.tracking.uri)
     say(f"run       {config.name} {identity.run_id if identity else '(not tracked)'}, files in {config.output}")

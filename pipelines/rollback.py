@@ -10,7 +10,7 @@ from ranking.promotion.registry import Registry
 
 def rollback(config: RunConfig, by: By = "", reason: Reason = "") -> None:
     """Move the champion alias back to the version before it; once more goes back one further."""
-    registry = Registry(config.tracking.uri, config.registry.name)
+    registry = Registry.open(config.tracking.uri, config.registry.name)
     before, now = registry.rollback(by, reason)
     say(f"{registry.name}: champion is version {now} again, in place of {before or 'a deleted version'}")
 

@@ -33,7 +33,7 @@ def score(config: RunConfig, input: Input, output: Output, model: Model = "champ
     """
     if output.exists():
         raise InputError(f"--output: got {output}, which exists; expected a new directory")
-    uri = model_uri(Registry(config.tracking.uri, config.registry.name), model)
+    uri = model_uri(Registry.open(config.tracking.uri, config.registry.name), model)
     ranker = load(uri)
     kept = tuple(dict.fromkeys(keep or ()))
     if set(kept) & set(ranker.outputs):
@@ -50,10 +50,10 @@ def model_uri(registry: Registry, model: str) -> str:
     """What `--model` names.
 
     Raises:
-        InputError: no version has that alias, or it is neither an alias nor a number.
+        InputError: no version has that alias or number, or it is neither.
     """
     if model.isdecimal():
-        return registry.uri(int(model))
+        return registry.uri(int(registry.version(int(model)).version))  # asked, so that MLflow knows where to look
     aliases = {
         "champion": registry.champion,
         "challenger": registry.challenger,

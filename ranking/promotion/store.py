@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from ranking.errors import InputError, first_line
 from ranking.redact import redact_text
@@ -38,6 +39,18 @@ class ModelStore:
             name: registered model.
         """
         self._uri, self.name = uri, name
+
+    @classmethod
+    def open(cls, uri: str, name: str) -> Self:
+        """For jobs that come after training: a registry whose database is there, for MLflow would create a missing one.
+
+        Raises:
+            InputError: the SQLite database is missing.
+        """
+        kind, _, place = uri.partition(":///")
+        if kind.startswith("sqlite") and not Path(place.partition("?")[0].removeprefix("file:")).is_file():
+            raise InputError(f"tracking.uri: {uri}: no such database; expected one that `train` wrote")
+        return cls(uri, name)
 
     def beside(self, name: str) -> ModelStore:
         """Another registered model of the same MLflow."""

@@ -220,3 +220,17 @@ def test_every_job_explains_itself_and_a_wrong_key(workspace, tmp_path, job) -> 
     assert "--config" in ended.out
     assert "--section.key=value" in ended.out
     assert job != "doctor" or "2 where training or promotion would fail" in " ".join(ended.out.split())
+
+
+@pytest.mark.parametrize("job", ["promote", "rollback", "registry", "evaluate", "score", "report"])
+def test_a_registry_that_is_not_there_is_not_created(workspace, tmp_path, job) -> None:
+    missing, output = tmp_path / "nowhere" / "mlflow.db", tmp_path / "run"
+    output.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "docs" / "quickstart" / "report.json", output)
+    required = {"score": ["--input", "x", "--output", str(tmp_path / "scores")], "evaluate": ["--model", "1"]}
+    options = workspace.arguments(f"--output={output}", f"--tracking.uri=sqlite:///{missing}", *required.get(job, []))
+    ended = run(tmp_path, f"pipelines.{job}", ["history", *options] if job == "registry" else options)
+    expected = f"tracking.uri: sqlite:///{missing}: no such database; expected one that `train` wrote"
+    assert only_error(ended) == f"error: {expected}"
+    assert ended[0].out == ""
+    assert not missing.parent.exists()

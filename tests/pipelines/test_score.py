@@ -16,6 +16,7 @@ from ranking.models.zoo import build
 from ranking.schema import Schema
 from ranking.serving.artefact import export
 from ranking.serving.ranker import Ranker
+from tests import launch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TorchRec, MLflow and SQLAlchemy, about their own code
 
@@ -145,7 +146,7 @@ def test_what_exists_is_not_overwritten(config, shards, tmp_path):
     [
         (["--model", "champion"], "registry scorer has no champion"),
         (["--model", "best"], "--model: got 'best'"),
-        (["--model", "7"], "models:/scorer/7"),
+        (["--model", "7"], "no version 7"),
         (["--model", "1", "--keep", "video"], "column 'video': missing"),
         (["--model", "1", "--keep", "click"], "--keep: got ['click']"),
     ],
@@ -157,3 +158,11 @@ def test_wrong_options_end_in_one_line_and_no_output(config, shards, tmp_path, o
     assert message in done.output
     assert len(done.output.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_version_is_looked_for_where_the_configuration_says(config, shards, tmp_path):
+    """A process of its own: no other test has told MLflow the place."""
+    options = ["-c", str(config), "--input", str(shards), "--output", str(tmp_path / "out"), "--model", "1"]
+    (ended,) = launch.run(tmp_path, "pipelines.score", options, MLFLOW_TRACKING_URI="")
+    assert ended.code == 0, ended.err
+    assert not (tmp_path / "mlflow.db").exists()
