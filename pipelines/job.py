@@ -32,6 +32,10 @@ _begun: list[tuple[str, Textfile]] = []
 """The job of this process, until it is noted how it ended."""
 
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
+_TALKATIVE = (
+    *("torchrec", "torch.distributed", "torch.fx", "mlflow.store.db.utils", "mlflow.pyfunc", "alembic"),
+    "urllib3",  # tells of every attempt
+)
 _PASSED_ON: dict[str, Any] = {
     "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
     "epilog": "--section.key=value sets any key of the configuration, over files and RANKING_SECTION__KEY variables.",
@@ -195,7 +199,7 @@ def _quiet() -> None:
     logs.use(logs.LoggingConfig())
     for name in ("ranking", "pipelines"):
         logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("torchrec", "torch.distributed", "torch.fx", "mlflow.store.db.utils", "mlflow.pyfunc", "alembic"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torch", "torchrec", "fbgemm_gpu", "mlflow"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ranking.distributed.world import shorten_mlflow_retries
 from ranking.errors import InputError, first_line
 from ranking.redact import redact_text
 
@@ -42,7 +43,9 @@ class ModelStore:
 
     @classmethod
     def open(cls, uri: str, name: str) -> Self:
-        """For jobs that come after training: a registry whose database is there, for MLflow would create a missing one.
+        """For jobs that come after training, and that a person waits for: a registry that is there, or an error soon.
+
+        MLflow would create a missing database, and try a server out of reach for five minutes.
 
         Raises:
             InputError: the SQLite database is missing.
@@ -50,6 +53,7 @@ class ModelStore:
         kind, _, place = uri.partition(":///")
         if kind.startswith("sqlite") and not Path(place.partition("?")[0].removeprefix("file:")).is_file():
             raise InputError(f"tracking.uri: {uri}: no such database; expected one that `train` wrote")
+        shorten_mlflow_retries()
         return cls(uri, name)
 
     def beside(self, name: str) -> ModelStore:

@@ -234,3 +234,10 @@ def test_a_registry_that_is_not_there_is_not_created(workspace, tmp_path, job) -
     assert only_error(ended) == f"error: {expected}"
     assert ended[0].out == ""
     assert not missing.parent.exists()
+
+
+def test_a_registry_out_of_reach_is_told_once(workspace, tmp_path) -> None:
+    options = workspace.arguments(f"--tracking.uri=http://127.0.0.1:{free_port()}")
+    ended = run(tmp_path, "pipelines.promote", options, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    assert "registry ranker at http://127.0.0.1:" in only_error(ended, EXIT_FAILURE)
+    assert len(ended[0].err.splitlines()) == 1

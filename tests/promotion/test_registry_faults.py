@@ -1,6 +1,7 @@
 """The registry when a process dies, two of them meet, or MLflow is away."""
 
 import itertools
+import os
 import socket
 from contextlib import contextmanager
 
@@ -143,6 +144,15 @@ def test_without_the_server_nothing_moves(registry, monkeypatch):
     finally:
         mlflow.set_tracking_uri(before)
     assert registry.aliases() == {}
+
+
+@pytest.mark.parametrize(("chosen", "tried"), [(None, "4"), ("9", "9")])
+def test_a_job_that_a_person_waits_for_gives_up_soon_unless_told_otherwise(monkeypatch, chosen, tried):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", chosen or "")  # so that it is put back
+    if chosen is None:
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    Registry.open("http://127.0.0.1:9", "ranker")
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == tried
 
 
 def test_a_database_without_its_driver_is_an_error_without_its_password(monkeypatch):
