@@ -16,7 +16,8 @@ from pipelines.offline import ModelOutput, assess
 from pipelines.slicing import columns, slices
 from ranking.config import RunConfig
 from ranking.data.manifest import Manifest, read_manifest
-from ranking.errors import InputError, ServiceError
+from ranking.data.shard import read_footer
+from ranking.errors import InputError, ServiceError, listed
 from ranking.promotion.budgets import Cost, LatencyConfig, judge_latency, judge_shadow, judge_size
 from ranking.promotion.gate import decide
 from ranking.promotion.registry import Registry
@@ -24,6 +25,7 @@ from ranking.promotion.verdict import Check, Verdict
 from ranking.serving.ranker import Ranker
 
 _WARM_UP = 3  # requests
+_LACKING_SHOWN = 5  # columns
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def score_both(
     """Load both versions and score them, each by its own artefact; arguments and errors as for `judge_versions`."""
     own = Version.open(registry, challenger)
     old = None if champion is None else Version.open(registry, champion)
-    wanted = [*config.schema.columns(), *own.ranker.inputs, *(old.ranker.inputs if old else ()), *columns(config)]
-    rows = _widened(rows, wanted, config)
+    rows = _widened(rows, [*config.schema.columns(), *own.ranker.inputs, *columns(config)], config)
+    rows = _widened_for(old, rows, config) if old else rows
     new, before = _assess(own, rows, config), old and _assess(old, rows, config)
     if new.missing:
         raise InputError(
@@ -156,9 +158,33 @@ def _widened(rows: Manifest, wanted: list[str], config: RunConfig) -> Manifest:
     except ServiceError:
         raise
     except InputError as error:
+        added = listed(names[len(rows.columns.names) :])
+        raise InputError(f"{error}; expected {added}, which a model or slice reads") from None
+
+
+def _widened_for(champion: Version, rows: Manifest, config: RunConfig) -> Manifest:
+    """As `_widened`; where the champion is of other data, that is what the error says."""
+    try:
+        return _widened(rows, list(champion.ranker.inputs), config)
+    except ServiceError:
+        raise
+    except InputError as error:
+        there = _column_names(rows, config)
+        lacking = [name for name in champion.ranker.inputs if name not in there]
+        if not lacking:
+            raise
         raise InputError(
-            f"{error}; expected {names[len(rows.columns.names) :]}, which a model or slice reads"
-        ) from None
+            f"registry {config.registry.name}: champion version {champion.number} reads columns that the pinned rows "
+            f"lack: {listed(lacking, _LACKING_SHOWN)}; expected rows with them, or another registry.name, which keeps "
+            "models of different data apart"
+        ) from error
+
+
+def _column_names(rows: Manifest, config: RunConfig) -> set[str]:
+    """All columns of the first file, those that directories give among them."""
+    url, store = rows.shards[0].url, config.data.store
+    shard, columns = read_footer(url, store.info(url), store)
+    return {*columns.names, *shard.partition}
 
 
 def _again(manifest: Manifest, names: list[str], config: RunConfig, key: str) -> Manifest:

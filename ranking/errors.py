@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_INPUT = 2
@@ -26,6 +28,12 @@ def described(error: BaseException) -> str:
     """A failure that nobody foresaw in one line: its type, and what it says."""
     name, text = type(error).__name__, " ".join(str(error).split())
     return f"{name}: {text}" if text else name
+
+
+def listed(names: Collection[str], most: int = 10) -> str:
+    """Names for a message; of many the first ones and how many more there are."""
+    shown = ", ".join(repr(name) for name in list(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 class InputError(ValueError):
