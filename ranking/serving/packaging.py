@@ -14,7 +14,6 @@ import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
@@ -25,7 +24,8 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema, TensorSpec
 
 import ranking
-from ranking.errors import InputError, ServiceError, one_line
+from ranking.errors import InputError, ServiceError, listed, one_line
+from ranking.schema import Identity
 from ranking.serving.ranker import Ranker
 
 if not sys.stderr.isatty():
@@ -35,6 +35,7 @@ if not sys.stderr.isatty():
 _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "fsspec", "mlflow")
 _EXAMPLE_ROWS = 5
 _LONGEST = 500  # characters of a reason
+_WITH_NULLS = (DataType.double, DataType.string)
 
 
 def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name: str = "ranker") -> ModelInfo:
@@ -81,9 +82,10 @@ def log_model(artefact: Path, sample: pa.Table, run_id: str, step: int = 0, name
 def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
     """Types of a request and its answer.
 
-    A list column is optional, which lets a null list through: it is an empty one. Integers with nulls in the sample, in
-    lists too, are of any type, since pandas turns them into floats whenever a null is among them; so are those of
-    uint64, which MLflow has no type for. The encoder checks what they are.
+    What may be missing is optional, whether the sample misses it or not. Of MLflow's types only double, its lists and
+    string let a null through as it is: the others refuse it, or make `False` or a string of it, so that integers and
+    booleans that may be missing are of any type, and so are lists of them and of strings. Of any type are those of
+    uint64, too, which MLflow has no type for. The encoder checks what they are.
 
     Args:
         ranker: the model.
@@ -93,7 +95,10 @@ def signature(ranker: Ranker, sample: pa.Table) -> ModelSignature:
         InputError: a column is missing or of a type no feature can have.
     """
     columns = _columns(ranker, sample)
-    inputs: list[ColSpec | TensorSpec] = [_spec(name, columns[name]) for name in columns.column_names]
+    present = _never_missing(ranker)
+    inputs: list[ColSpec | TensorSpec] = [
+        _spec(field.name, field.type, field.name in present) for field in columns.schema
+    ]
     outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.double, name) for name in ranker.outputs]
     return ModelSignature(Schema(inputs), Schema(outputs))
 
@@ -158,28 +163,34 @@ def requirements() -> list[str]:
 def _columns(ranker: Ranker, sample: pa.Table) -> pa.Table:
     missing = [name for name in ranker.inputs if name not in sample.column_names]
     if missing:
-        raise InputError(f"column {missing[0]!r}: missing; expected one of {sample.column_names}")
+        raise InputError(f"column {missing[0]!r}: missing; expected one of {listed(sample.column_names)}")
     return sample.select(list(ranker.inputs))
 
 
-def _spec(name: str, column: pa.ChunkedArray) -> ColSpec:
-    if _is_list(column.type):
-        values = pc.list_flatten(column)
-        kind = AnyType() if _is_loose(values) else Array(_scalar(name, values.type))  # type: ignore[no-untyped-call]
-        return ColSpec(kind, name, required=False)
-    if _is_loose(column):
+def _never_missing(ranker: Ranker) -> set[str]:
+    """Columns of which the encoder, or the score, refuses a null."""
+    identities = {f.source for f in ranker.schema.categorical if isinstance(f.encoding, Identity) and not f.multi_hot}
+    rejecting = {f.source for f in ranker.schema.dense if f.null == "reject"}
+    length = ranker.description.fusion.length
+    return identities | rejecting | ({length.column} if length else set())
+
+
+def _spec(name: str, kind: pa.DataType, required: bool) -> ColSpec:
+    if _is_list(kind):
+        inner = _scalar(name, kind.value_type)
+        values = Array(inner) if inner == DataType.double else AnyType()  # type: ignore[no-untyped-call]
+        return ColSpec(values, name, required=False)
+    scalar = _scalar(name, kind)
+    if scalar is None or not (required or scalar in _WITH_NULLS):
         return ColSpec(AnyType(), name, required=False)  # type: ignore[no-untyped-call]
-    return ColSpec(_scalar(name, column.type), name)
+    return ColSpec(scalar, name, required=required)
 
 
-def _is_loose(values: pa.ChunkedArray) -> bool:
-    """Of a type that MLflow has no match for, or that a null changes on the way."""
-    types, kind = pa.types, values.type
-    return bool(types.is_null(kind) or types.is_uint64(kind) or (types.is_integer(kind) and values.null_count))
-
-
-def _scalar(name: str, kind: pa.DataType) -> DataType:
+def _scalar(name: str, kind: pa.DataType) -> DataType | None:
+    """MLflow's type; None where it has none."""
     types = pa.types
+    if types.is_null(kind) or types.is_uint64(kind):
+        return None
     if types.is_dictionary(kind):
         return _scalar(name, kind.value_type)
     if types.is_integer(kind):
