@@ -47,7 +47,7 @@ def tune_fusion(config: RunConfig, world: World) -> None:
         return
     judge = Judge(config, found, counted, lengths(config, rows, found))
     directory = config.output / "tune" / "fusion"
-    first = {path: dimension.label(powers[path]) for path, dimension in settings.space.items()}
+    first = {path: powers[path] for path in settings.space}
     study = studies.open_study(settings, f"{config.name}-fusion", config.seed, directory, first)
     config = config.model_copy(update={"tune": settings})
     with studies.locked(directory):

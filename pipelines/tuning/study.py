@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import random
 import time
 import warnings
@@ -25,7 +26,9 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from ranking.errors import InputError, one_line
 from ranking.redact import redact_text
-from ranking.training.search import HyperbandPruner, MedianPruner, Pruner, TuneConfig
+from ranking.training.search import Dimension, HyperbandPruner, MedianPruner, Pruner, TuneConfig
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 6
 _PATIENCE = 60  # s that a worker waits for another's write to SQLite
@@ -86,7 +89,7 @@ def open_study(
         name: of the study, where the section has none.
         seed: of its proposals.
         directory: where SQLite puts it.
-        first: what its first trial tries, by path, as `Dimension.label` says it; none where the space lacks a value.
+        first: what its first trial tries, by path; where the space does not hold it, the sampler draws that one too.
         steps: where a trial is first and last evaluated, for Hyperband.
 
     Raises:
@@ -103,8 +106,7 @@ def open_study(
         except DuplicatedStudyError:
             study = optuna.load_study(**named, **how)
         else:
-            if first and None not in first.values():
-                study.enqueue_trial(dict(first))
+            _enqueue(study, settings.space, first)
         _require_same(study, settings)
     return study
 
@@ -204,6 +206,20 @@ def as_seen(study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
             )
     seen.add_trial(optuna.create_trial(state=TrialState.RUNNING))
     return seen, seen.get_trials(deepcopy=False)[-1]
+
+
+def _enqueue(study: Study, space: Mapping[str, Dimension], first: Mapping[str, Any]) -> None:
+    """Let the first trial try these values, or say why it does not."""
+    labels = {path: space[path].label(value) for path, value in first.items()}
+    outside = [
+        f"{path} is {first[path]!r}, the space {space[path].model_dump_json(exclude_defaults=True)}"
+        for path, label in labels.items()
+        if label is None
+    ]
+    if outside:
+        log.warning("the first trial is drawn, not the configuration as it stands: %s", "; ".join(outside))
+    elif labels:
+        study.enqueue_trial(labels)
 
 
 def _storage(url: str, settings: TuneConfig) -> RDBStorage:

@@ -62,7 +62,7 @@ def _evaluated(config: RunConfig, world: World) -> tuple[int, int]:
 def _open(config: RunConfig, directory: Path, steps: tuple[int, int]) -> Study:
     """The study; its first trial, where the space holds it, is the configuration as it stands."""
     _require_space(config)
-    first = {path: dimension.label(setting(config, path)) for path, dimension in config.tune.space.items()}
+    first = {path: setting(config, path) for path in config.tune.space}
     study = studies.open_study(config.tune, config.name, config.seed, directory, first, steps)
     with studies.locked(directory):
         begin(study, config, directory)

@@ -44,6 +44,26 @@ def test_what_is_tried_depends_on_seed_number_and_past_alone(tmp_path: Path) -> 
     assert sequence("other", 2) != whole
 
 
+@pytest.mark.parametrize(
+    ("dimension", "value", "said"),
+    [
+        (Dimension(low=0.0, high=1.0), 0.4, None),
+        (Dimension(low=0.0, high=1.0), 1.5, 'x is 1.5, the space {"low":0.0,"high":1.0}'),
+        (Dimension(choices=([8], [16, 8])), [16, 8], None),
+        (Dimension(choices=([8], [16, 8])), [4], 'x is [4], the space {"choices":[[8],[16,8]]}'),
+    ],
+)
+def test_a_configuration_outside_the_space_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dimension: Dimension, value: object, said: str | None
+) -> None:
+    settings = TuneConfig(space={"x": dimension}, heartbeat=1)
+    found = open_study(settings, "name", 0, tmp_path, {"x": value})
+    messages = [record.getMessage() for record in caplog.records if record.name == "pipelines.tuning.study"]
+    expected = f"the first trial is drawn, not the configuration as it stands: {said}"
+    assert messages == ([expected] if said else [])
+    assert (suggestions(settings, found.ask())["x"] == value) == (said is None)
+
+
 def test_pruned_and_diverged_trials_teach_the_sampler(tmp_path: Path) -> None:
     found = study(tmp_path)
     found.add_trial(ended(TrialState.COMPLETE, 0.1, 0.7))
