@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from pipelines.nightly.day import effect
 from pipelines.nightly.night import Duel, Night, Score
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, shared_legend
+from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, PALETTE, shared_legend
 
 _PANEL = (3.7, 2.5)  # inches
-_SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#6B6B6B")
 
 
 def changes(duels: Sequence[Duel]) -> Figure:
@@ -41,7 +40,7 @@ def experts(weights: Sequence[Sequence[float]], tasks: Sequence[str]) -> Figure:
     table = np.asarray(weights, dtype=float)[::-1]
     left = np.zeros(len(table))
     for expert, share in enumerate(table.T):
-        axes.barh(range(len(table)), share, left=left, color=_SHADES[expert % len(_SHADES)], label=str(expert + 1))
+        axes.barh(range(len(table)), share, left=left, color=PALETTE[expert % len(PALETTE)], label=str(expert))
         left += share
     axes.set_yticks(range(len(table)), list(tasks)[::-1])
     axes.set_xlim(0, 1)
@@ -73,7 +72,7 @@ def quality(nights: Sequence[Night]) -> Figure:
 
 
 def data(nights: Sequence[Night]) -> Figure:
-    """Rows and largest drift of every day; a bad day stands out."""
+    """Rows and largest drift of every day; a bad day stands out, and one that was not compared says so."""
     figure, (rows, moved) = _row(2, (2 * _PANEL[0] + 0.6, _PANEL[1] + 0.4))
     colours = [ORANGE if night.outcome == "bad_data" else BLUE for night in nights]
     rows.bar(range(len(nights)), [night.data.rows for night in nights], color=colours)
@@ -81,6 +80,10 @@ def data(nights: Sequence[Night]) -> Figure:
     rows.set_title("rows of the day", fontsize=10)
     largest = [max(map(effect, night.data.drift), default=0.0) for night in nights]
     moved.bar(range(len(nights)), largest, color=colours)
+    moved.set_ylim(bottom=0)
+    for place in (place for place, night in enumerate(nights) if night.data.reference is None):
+        moved.annotate("not compared", (place, 0), (0, 3), textcoords="offset points", rotation=90, ha="center",
+                       color=GREY, fontsize=8)  # fmt: skip
     moved.set_title("largest drift of a feature (KS, PSI of ids)", fontsize=10)
     for axes in (rows, moved):
         _days(axes, [night.day.strftime("%d %b") for night in nights])
@@ -100,7 +103,7 @@ def gates(nights: Sequence[Night]) -> Figure:
         for task in range(width):
             line = [count[task] if task < len(count) else math.nan for count in counts]
             name = tasks[task] if width == len(tasks) else "all tasks"
-            axes.plot(line, marker="o", markersize=4, color=_SHADES[task % len(_SHADES)], label=name)
+            axes.plot(line, marker="o", markersize=4, color=PALETTE[task % len(PALETTE)], label=name)
         axes.set_title(f"experts in use, {layer}", fontsize=10)
         axes.set_ylim(bottom=0.9)
         _days(axes, [night.day.strftime("%d %b") for night in trained])

@@ -188,7 +188,7 @@ def _quality(night: Night) -> Iterator[str]:
     if others := [duel.task for duel in night.duels if not duel.judged]:
         yield f"The gate does not look at {', '.join(others)} (gate.tasks): read their intervals first.\n"
     if _compared(night):
-        yield "![Change of every task with its interval](figures/changes.png)\n"
+        yield "![Change of every task that the gate judges, with its interval](figures/changes.png)\n"
 
 
 def _gate(night: Night) -> Iterator[str]:
@@ -235,7 +235,7 @@ def _experts(night: Night) -> Iterator[str]:
     yield "reason to look at the architecture.\n"
     for layer, weights in night.gates.items():
         names = _gate_names(night, weights)
-        unused = [str(e + 1) for e in range(len(weights[0])) if max(row[e] for row in weights) < 0.01]
+        unused = [str(e) for e in range(len(weights[0])) if max(row[e] for row in weights) < 0.01]
         yield f"![Gate weights of {layer}](figures/experts_{layer.replace('.', '_')}.png)\n"
         lowest = min(range(len(weights)), key=lambda k: figures.effective(weights[k]))
         yield (
@@ -263,7 +263,7 @@ def _compared(night: Night) -> bool:
 def _gate_names(night: Night, weights: Sequence[Sequence[float]]) -> list[str]:
     """Names of the gates of a layer: the tasks, where it has one for each."""
     tasks = [duel.task for duel in night.duels]
-    return tasks if len(tasks) == len(weights) else [f"gate {k + 1}" for k in range(len(weights))]
+    return tasks if len(tasks) == len(weights) else [f"gate {k}" for k in range(len(weights))]
 
 
 def _span(days: Sequence[date]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -86,20 +86,32 @@ def draw(study: Study, label: str) -> dict[str, Figure]:
     from matplotlib import pyplot
 
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    plots = {"history": visual.plot_optimization_history, "slices": visual.plot_slice}
+    plots = {"history": visual.plot_optimization_history}
     if len({tuple(trial.params.values()) for trial in finished}) > 1:
-        plots |= {"importances": visual.plot_param_importances, "parallel": visual.plot_parallel_coordinate}
+        plots |= {"slices": visual.plot_slice, "importances": visual.plot_param_importances}
+        plots |= {"parallel": visual.plot_parallel_coordinate}
     if any(trial.intermediate_values for trial in finished):
         plots["evaluations"] = visual.plot_intermediate_values
-    drawn = {}
+    drawn, short = {}, _short(finished)
     with warnings.catch_warnings(), rc_context({"figure.dpi": 120}):
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Attempting to set identical")  # trials that differ in other settings
         for name, plot in plots.items():
             named = {} if name == "evaluations" else {"target_name": label}
             axes = plot(study, **named)
             drawn[name] = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            if name == "parallel":
+                drawn[name].axes[0].set_xticklabels([label, *short.values()])
+            for each in drawn[name].axes:  # of slices
+                each.set_xlabel(short.get(each.get_xlabel(), each.get_xlabel()))
             pyplot.close(drawn[name])
     return drawn
+
+
+def _short(trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """The end of every setting's path: optuna cuts that off, and whole paths run into each other."""
+    paths = sorted({path for trial in trials for path in trial.params})
+    return {path: ".".join(path.split(".")[-2:]) for path in paths}
 
 
 def _run(config: RunConfig, directory: Path) -> Run:

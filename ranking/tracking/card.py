@@ -208,7 +208,7 @@ def _quality(space: Space) -> str:
 
 
 def _interval(space: Space) -> str:
-    bounds = space["auc_interval"]
+    bounds = space["auc_interval"] or space["r2_interval"]
     return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
 
 

@@ -15,6 +15,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 Vector = npt.NDArray[Any]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY, "#000000")
+"""What lines and parts are told apart by: a task has the colour of its place in the schema in every figure."""
 _COLUMNS = 3
 _BINS = 40
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from ranking.tracking.figures import BLUE, GREEN, GREY, ORANGE, plain
+from ranking.tracking.figures import GREEN, GREY, ORANGE, PALETTE, plain, shared_legend
 
-_CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY, "#000000")  # Okabe and Ito
 _SHARES = {"dead_experts": "dead experts", "dead_units": "dead ReLU units", "similarity": "similarity (CKA)"}
+_DASHES = ("--", ":", "-.")  # colours are the tasks'
 
 
 def expert_health(history: Sequence[Mapping[str, Any]], module: str) -> Figure:
@@ -32,14 +33,14 @@ def expert_health(history: Sequence[Mapping[str, Any]], module: str) -> Figure:
         for name in (found[-1]["gates"] if found else ())
     }
     experts = {title: [_number(each[name]) for each in found] for name, title in _SHARES.items()}
-    for place, (title, curves) in enumerate({"entropy of the mean gate weights": gates, "experts": experts}.items(), 1):
-        axes = figure.add_subplot(1, 2, place)
-        for (name, values), color in zip(curves.items(), _CYCLE * len(curves), strict=False):
-            axes.plot(steps, values, color=color, marker="o", markersize=3.5, label=name)
-        axes.set(title=title, xlabel="optimizer steps", ylim=(-0.05, 1.05))
-        plain(axes)
-        if curves:
-            axes.legend(fontsize=8, frameon=False)
+    left, right = figure.subplots(1, 2)
+    for (name, values), color in zip(gates.items(), cycle(PALETTE), strict=False):
+        left.plot(steps, values, color=color, marker="o", markersize=3.5, label=name)
+    for (name, values), dashes in zip(experts.items(), _DASHES, strict=True):
+        right.plot(steps, values, color="black", linestyle=dashes, marker="o", markersize=3.5, label=name)
+    for axes, title in ((left, "entropy of the mean gate weights"), (right, "experts")):
+        plain(axes).set(title=title, xlabel="optimizer steps", ylim=(-0.05, 1.05))
+    shared_legend(figure, [left, right], columns=5)
     return figure
 
 

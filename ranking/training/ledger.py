@@ -109,7 +109,7 @@ class Ledger(Frozen):
                 _cell(e.alone),
                 _cell(e.shared),
                 gain,
-                _cell(e.p_value),
+                _p_value(e.p_value),
                 e.verdict,
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -199,6 +199,10 @@ def gradient_cosines(step: TrainStep, batches: Iterable[RankingBatch], count: in
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _p_value(value: float | None) -> str:
+    return "< 0.0001" if value is not None and value < 0.0001 else _cell(value)
 
 
 def _column(found: Predictions, task: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

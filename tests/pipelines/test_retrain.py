@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from pipelines.champion_challenger import BothVersions
 from pipelines.job import Command
+from pipelines.nightly import figures
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.figures import effective, reading
 from pipelines.nightly.html import page
@@ -33,11 +34,13 @@ from pipelines.nightly.summary import summarise
 from pipelines.nightly.worker import SigtermGuard
 from pipelines.offline import ModelOutput
 from ranking.config import RunConfig, load
+from ranking.data.drift import Drift
 from ranking.data.findings import Finding
 from ranking.data.transforms import Transforms
 from ranking.errors import EXIT_INPUT, EXIT_STOPPED, InputError, ServiceError
 from ranking.files import write_atomically
 from ranking.metrics import Predictions
+from ranking.tracking.figures import PALETTE
 from tests.launch import free_port, run
 from tests.workspace import content, impressions
 
@@ -288,6 +291,32 @@ def test_the_report_begins_with_the_verdict_and_needs_no_other_file(log: Log) ->
     assert "Clearly better on click." in body
     assert body.count('src="data:image/png;base64,') == body.count("<img") == 2
     assert "<script" not in html
+
+
+def test_the_report_numbers_experts_from_0_and_says_whose_change_it_shows(log: Log) -> None:
+    text = publish(judged(gates={"g": [[1.0, 0.0], [1.0, 0.0]]}), log.config(), Command((log.yaml,), ()))
+    body = text.with_suffix(".md").read_text()
+    assert "Unused: 1.\n" in body
+    assert "![Change of every task that the gate judges, with its interval](figures/changes.png)" in body
+    legend = figures.experts([[0.5, 0.5]], ["click"]).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "1"]
+
+
+def test_a_day_that_was_not_compared_says_so_where_its_drift_would_be() -> None:
+    compared = DayReport(
+        rows=9, reference=3, drift=(Drift(split="day", feature="a", psi=0.5, ks=None, psi_noise=0.1, ks_noise=0),)
+    )
+    rows, moved = figures.data([judged(), judged(data=compared)]).axes
+    assert [(text.get_text(), text.xy) for text in moved.texts] == [("not compared", (0, 0))]
+    assert not rows.texts
+
+
+def test_a_task_has_one_colour_by_night_and_in_its_run() -> None:
+    axes = figures.gates([judged()]).axes[0]
+    assert [(line.get_label(), line.get_color()) for line in axes.lines] == [
+        ("click", PALETTE[0]),
+        ("like", PALETTE[1]),
+    ]
 
 
 def test_a_bad_day_s_report_says_what_and_what_to_do(log: Log) -> None:

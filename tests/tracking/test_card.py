@@ -16,7 +16,7 @@ TASKS = (
 )
 GOOD = SpaceReport(rows=12_000, positives=600, auc=0.75, auc_interval=(0.74, 0.76), calibration=1.02, ece=0.01)
 UNDEFINED = SpaceReport(rows=10, positives=0, undefined="0 positives in 10 rows")
-REGRESSION = SpaceReport(rows=500, r2=0.25, rmse=0.5)
+REGRESSION = SpaceReport(rows=500, r2=0.25, r2_interval=(0.2, 0.3), rmse=0.5)
 
 
 def evaluation(step: int) -> dict[str, object]:
@@ -56,6 +56,7 @@ def card() -> str:
         "| days | 2022-04-08 to 2022-04-20 |",
         "| 2,000 (best) | 0.7500 | undefined | 0.2500 |",
         "| click | sample | 12,000 | 600 | 0.7500 | 0.7400 to 0.7600 |  |  |  |",
+        "| play | sample | 500 |  | 0.2500 | 0.2000 to 0.3000 |  |  | 0.5000 |",
         "| click | 1.0200 | 0.0100 |  |  |",
         "- like: undefined in its sample space: 0 positives in 10 rows.",
         "- Trained on one market.",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ranking.tracking.figures import PALETTE
 from ranking.tracking.sharing import expert_health, gains, gradient_cosines
 
 
@@ -21,6 +22,15 @@ def test_every_gate_and_state_of_the_experts_has_a_curve_by_step() -> None:
     assert list(left.lines[0].get_xdata()) == [4, 8]
     np.testing.assert_equal(left.lines[0].get_ydata(), [0.9, np.nan])
     assert [line.get_label() for line in right.lines] == ["dead experts", "dead ReLU units", "similarity (CKA)"]
+
+
+def test_the_legend_of_gates_and_experts_lies_beside_the_curves_and_gates_have_their_tasks_colours() -> None:
+    figure = expert_health([report(4, 0.9)], "architecture")
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["click", "like", "dead experts"]
+    gates, experts = ([line.get_color() for line in axes.lines] for axes in figure.axes)
+    assert (gates, set(experts)) == (list(PALETTE[:2]), {"black"})
 
 
 def test_a_history_from_before_is_drawn_empty() -> None:

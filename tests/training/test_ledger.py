@@ -78,6 +78,8 @@ def test_the_report_holds_every_number_of_the_ledger() -> None:
     )
     text = ledger.markdown(["gains"])
     assert f"{line.gain:+.4f} [{line.interval[0]:+.4f}, {line.interval[1]:+.4f}]" in text
+    assert line.p_value < 0.0001
+    assert "| < 0.0001 | gain |" in text
     assert "| like | auc | 9 | - | - | - | - | undefined |" in text
     assert "![gains](gains.png)" in text
     assert ledger.metrics().keys() == {"gain/click", "alone/click", "shared/click"}
