@@ -57,7 +57,7 @@ def _report(night: Night, config: RunConfig, command: Command) -> None:
     night.model_copy(update={"tracked": True, "reported": not left}).save(page.parent)
     if night.finished:
         tidy(config)
-        say(f"{night.day}: {headline(night)} {night.reason}")
+        say(f"{night.day}: {headline(night)}")  # the gate has said why
     else:
         complain(f"{night.day}: {headline(night)} {night.reason}")
     say(f"report    {page}\nsummary   {summary}")

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipelines.champion_challenger import read_pinned, score_both
-from pipelines.job import Command
+from pipelines.job import Command, say
 from pipelines.nightly.day import Reference, examine, is_there, manifest, profile, wait
 from pipelines.nightly.judge import duels
 from pipelines.nightly.night import DayReport, Night, NightPlan, Outcome, Stage, nights
@@ -122,7 +122,9 @@ class Stages:
         version = self._entry(night.run_id).version
         if any(decision.moves and not decision.settled for decision in self._decisions(version)):
             self.registry.recover()  # a promotion that was cut short
-        if not self._decisions(version):
+        if before := self._decisions(version):
+            say(f"{self.registry.name} version {version} was decided on before: {before[-1].reason}")
+        else:
             promote(self.configuration(night), challenger=version)
         said = self._decisions(version)
         outcome = _OUTCOMES.get(said[-1].action, "promoted")

@@ -84,13 +84,13 @@ class Verdict:
         return "; ".join(check.reason for check in self.checks if not check.passed) or "every check passed"
 
     def render(self) -> str:
-        """A table, one line a check, the notes, and the verdict under it."""
+        """A table, one line a check, the notes, and the verdict under it; what failed stands in the table."""
         cells = [["check", "task", "measured", "required", ""]]
         cells += [[c.name, c.subject or "-", c.measured, c.bound, c.status] for c in self.checks]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join([*lines, "promote" if self.promote else f"do not promote: {self.reason}"])
+        return "\n".join([*lines, "promote" if self.promote else "do not promote"])
 
     def tags(self) -> dict[str, str]:
         """For the model version: `gate.status`, `gate.reason`, `gate.<check>.<task>` each; of slices what failed."""

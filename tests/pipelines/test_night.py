@@ -82,7 +82,7 @@ def test_what_mlflow_missed_of_a_night_the_same_command_delivers_once(
         for uri, seconds in ((f"http://127.0.0.1:{free_port()}", 0), (database, 60))
     )
     folder = away.output / str(DAY)
-    judged().save(folder)
+    judged(reason="click: auc_change -0.1").save(folder)
     with Run.open(away.tracking, folder / "run", {}) as training:
         training.log_metrics({"loss": 0.5}, 1)
 
@@ -93,7 +93,9 @@ def test_what_mlflow_missed_of_a_night_the_same_command_delivers_once(
         return night.reported
 
     assert [again(away), again(away), again(back)] == [False, False, True]
-    assert "done already" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "done already" not in said
+    assert "auc_change" not in said, "the gate has said it"
     assert again(back)
     assert "done already" in capsys.readouterr().out
     client = MlflowClient(database)

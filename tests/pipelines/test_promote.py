@@ -172,15 +172,19 @@ def test_a_night_judges_its_own_version_whichever_is_challenger(contest: Contest
     assert story(registry) == [("promoted", None, 1), ("promoted", 1, 2)]
 
 
-def test_a_night_is_told_what_became_of_its_version(contest: Contest, tmp_path: Path) -> None:
+def test_a_night_is_told_what_became_of_its_version(
+    contest: Contest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     registry = contest.registry("fair")
     assert contest.run("promote", registry).exit_code == 0
     assert Night(contest, registry, "poor", tmp_path / "poor").decide() == "not_better"
+    assert capsys.readouterr().out.count(registry.version(2).tags["gate.reason"]) == 1
     waiting = Night(contest, registry, "truth", tmp_path / "truth", gate=GATE | {"approval": "required"})
     assert waiting.decide() == "waiting"
     assert contest.run("promote", registry, "--decline", "3", "--by", "Ada", "--reason", "holiday").exit_code == 0
     found = waiting.stages.decide(waiting.judged)
     assert (found.outcome, found.reason) == ("not_better", "holiday")
+    assert "version 3 was decided on before: holiday" in capsys.readouterr().out
     assert '"promote": true' in found.verdict
     assert story(registry)[1:] == [("rejected", 1, 2), ("nominated", 1, 3), ("declined", 1, 3)]
 

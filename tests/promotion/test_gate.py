@@ -234,7 +234,7 @@ def test_a_verdict_reads_as_a_table_and_as_tags():
     assert heading.split() == ["check", "task", "measured", "required"]
     assert click.split() == ["auc_change", "click", "+0.0000", "[+0.0000,", "+0.0000]", ">", "-0.0100", "passed"]
     assert improvement.endswith("FAILED")
-    assert conclusion == f"do not promote: {verdict.reason}"
+    assert conclusion == "do not promote"
     tags = verdict.tags()
     assert tags["gate.status"] == "failed"
     assert tags["gate.reason"] == verdict.reason
