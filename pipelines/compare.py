@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from pipelines.fit import Fit, StoppedError
+from pipelines.assembly import Assembly
+from pipelines.fit import Fit, StoppedError, trained
 from pipelines.job import job, say
 from pipelines.release import score_best
 from pipelines.supervision import supervised
@@ -26,10 +27,12 @@ from ranking.models.base import ArchitectureConfig
 from ranking.schema import Task
 from ranking.tracking import sharing
 from ranking.tracking.runs import Run, git_revision
-from ranking.training.commits import attempt_path, read_commits
+from ranking.training.checkpoint import Checkpoints
+from ranking.training.commits import Commit, attempt_path, read_commits
+from ranking.training.evaluate import Evaluation
 from ranking.training.lease import hold
 from ranking.training.ledger import Ledger, compare_task, gradient_cosines
-from ranking.training.state import Progress
+from ranking.training.state import Progress, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +138,7 @@ def _shared(
     """The model that shares, and the cosines of its task gradients."""
     with hold(config.output, world) as fence:
         fit = _trained(Fit(config, world, fence), parent)
-        best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest(config.compare.split))
+        best, found = _scored(fit.parts, fit.state, fit.checkpoints)
         step, count = fit.state.model.module, config.compare.gradient_batches
         if not count or not step.model.architecture.shared_layer():
             return (best.step, found.predictions), None
@@ -146,14 +149,20 @@ def _shared(
 
 
 def _baseline(config: RunConfig, taken: bool, world: World, parent: str) -> BestPredictions:
-    """A task on its own, taken from its run directory or trained there."""
-    with hold(config.output, world) as fence:
-        fit = Fit(config, world, fence)
-        if not taken:
-            _trained(fit, parent)
-        best, found = score_best(fit.parts, fit.state, fit.checkpoints, fit.parts.manifest(config.compare.split))
+    """A task on its own, read from its run directory or trained there."""
+    if taken:
+        best, found = _scored(*trained(config, world))
+    else:
+        with hold(config.output, world) as fence:
+            fit = _trained(Fit(config, world, fence), parent)
+            best, found = _scored(fit.parts, fit.state, fit.checkpoints)
     gc.collect()
     return best.step, found.predictions
+
+
+def _scored(parts: Assembly, state: TrainState, checkpoints: Checkpoints) -> tuple[Commit, Evaluation]:
+    """The best checkpoint on the rows to compare on."""
+    return score_best(parts, state, checkpoints, parts.manifest(parts.config.compare.split))
 
 
 def _trained(fit: Fit, parent: str) -> Fit:

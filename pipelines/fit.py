@@ -115,14 +115,49 @@ class Fit:
             return trainer.train()
 
 
+def trained(config: RunConfig, world: World) -> tuple[Assembly, TrainState, Checkpoints]:
+    """A run of another job, to be read by all ranks: nothing in its directory is written, pinned or set aside.
+
+    Raises:
+        InputError: nothing is committed there, or its newest checkpoint is damaged, or belongs to other data or
+            settings.
+    """
+    parts = Assembly(config, world)
+    checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoints, world)
+    commits = on_rank_zero(checkpoints.commits, world)
+    if not commits:
+        raise collective_error(
+            f"output: {config.output}: no committed checkpoint; expected the directory of a trained run", world
+        )
+    manifest = parts.manifest("train")
+    state = parts.state(config.training.total_steps(parts.plan(manifest).steps))
+    fresh = _fresh(parts, state, manifest)
+    state.progress = checkpoints.load(state, commits[-1], lambda before: _require_same(before, fresh, parts, manifest))
+    parts.known_damage = state.progress.quarantined
+    return parts, state, checkpoints
+
+
 def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifest: Manifest) -> None:
     """Continue from the newest committed checkpoint, or begin.
 
     Raises:
         InputError: the checkpoint belongs to other data, to another order of it, or to another model.
     """
+    config, fresh = parts.config, _fresh(parts, state, manifest)
+    found = checkpoints.restore(state, lambda before: _require_same(before, fresh, parts, manifest))
+    if found is not None:
+        parts.known_damage = found.quarantined
+        fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
+    else:
+        fresh = fresh.model_copy(update={"warm_start": begin(parts, state)})
+        on_rank_zero(lambda: pin(config, manifest, "train"), state.world)
+    state.progress = fresh
+
+
+def _fresh(parts: Assembly, state: TrainState, manifest: Manifest) -> Progress:
+    """The progress of a run that begins as configured."""
     config = parts.config
-    fresh = Progress(
+    return Progress(
         plan=parts.plan(manifest).digest,
         transforms=parts.transforms.fingerprint,
         seed=config.seed,
@@ -134,19 +169,13 @@ def resume(checkpoints: Checkpoints, state: TrainState, parts: Assembly, manifes
         versions=versions(),
     )
 
-    def accept(before: Progress) -> None:
-        _require_settings(before, fresh, state.world, config.output)
-        on_rank_zero(lambda: require_pinned(config, manifest, "train"), state.world)
-        _require_order(before, fresh, state.world, config.output)
 
-    found = checkpoints.restore(state, accept)
-    if found is not None:
-        parts.known_damage = found.quarantined
-        fresh = found.model_copy(update={name: getattr(fresh, name) for name in ("world_size", "config", "versions")})
-    else:
-        fresh = fresh.model_copy(update={"warm_start": begin(parts, state)})
-        on_rank_zero(lambda: pin(config, manifest, "train"), state.world)
-    state.progress = fresh
+def _require_same(before: Progress, fresh: Progress, parts: Assembly, manifest: Manifest) -> None:
+    """Refuse to go on with another model, other data, or another order of it."""
+    config, world = parts.config, parts.world
+    _require_settings(before, fresh, world, config.output)
+    on_rank_zero(lambda: require_pinned(config, manifest, "train"), world)
+    _require_order(before, fresh, world, config.output)
 
 
 def _require_settings(before: Progress, now: Progress, world: World, output: Path) -> None:

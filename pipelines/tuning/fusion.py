@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.assembly import Assembly
-from pipelines.fit import Fit
+from pipelines.fit import trained
 from pipelines.offline import narrowed, predict
 from pipelines.release import score_best
 from pipelines.score import load, model_uri
@@ -99,8 +99,9 @@ def predictions(config: RunConfig, world: World) -> tuple[Predictions | None, Ma
     """What the chosen model says about the validation rows, on rank 0, and which rows they are."""
     source = config.tune.fusion.source
     if source == "run":
-        fit = Fit(config, world)
-        return score_best(fit.parts, fit.state, fit.checkpoints, fit.validation)[1].predictions, fit.validation
+        parts, state, checkpoints = trained(config, world)
+        rows = parts.manifest("validation")
+        return score_best(parts, state, checkpoints, rows)[1].predictions, rows
     rows = Assembly(config, world).manifest("validation")
     if not world.is_rank_zero:
         return None, rows

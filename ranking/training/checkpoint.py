@@ -141,8 +141,10 @@ class Checkpoints:
                 set_aside(self.directory, commit)
         return None
 
-    def load(self, state: TrainState, commit: Commit) -> Progress:
-        """Verify a checkpoint and fill `state` from it, at any world size and under any sharding plan.
+    def load(
+        self, state: TrainState, commit: Commit, accept: Callable[[Progress], None] = lambda _: None
+    ) -> Progress:
+        """Verify a checkpoint and fill `state` from it, at any world size and under any sharding plan; as `restore`.
 
         Raises:
             InputError: its bytes are not those committed, or it holds another model or optimizer.
@@ -150,7 +152,7 @@ class Checkpoints:
         damage = self._damage(commit)
         if damage is not None:
             raise collective_error(damage, self.world)
-        return self._fill(state, commit, lambda _: None)
+        return self._fill(state, commit, accept)
 
     def _begin(self, path: Path) -> None:
         (self.directory / "commits").mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.fit import Fit
+from pipelines.fit import Fit, trained
 from pipelines.run_directory import pinned
 from ranking.config import load
 from ranking.data.manifest import read_manifest
@@ -114,3 +114,29 @@ def test_no_secret_of_the_configuration_is_written_down(workspace, tmp_path) -> 
     files = [path for path in output.rglob("*") if path.is_file()]
     assert any(path.name == "progress.json" for path in files), ended
     assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+def readers(world: World, files: list[Path], folder: Path) -> list[str]:
+    """What a reader is told of a run whose pins are gone, of one of other settings, and of one that is damaged."""
+    settings = [f"--output={folder / 'run'}", "--training.steps=2"]
+    assert Fit(load(files, settings), world).train(NullRun())
+    shutil.rmtree(folder / "run" / "manifests")
+    shutil.rmtree(folder / "run" / "transforms")
+    before = sorted(folder.rglob("*"))
+
+    def said(*more: str) -> str:
+        told = refusal(lambda: trained(load(files, [*settings, *more]), world))
+        assert sorted(folder.rglob("*")) == before
+        return told
+
+    found = [said(), said("--seed=9")]
+    shard = next(folder.rglob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    return [*found, said()]
+
+
+def test_a_reader_writes_nothing_into_the_directory_of_a_run(workspace, tmp_path) -> None:
+    (found,) = launch(readers, 1, [workspace.yaml], tmp_path)
+    assert found[0] == ""
+    assert found[1].startswith(f"{tmp_path / 'run'}: the run was started on plan ")
+    assert ".distcp" in found[2]

@@ -87,6 +87,16 @@ def test_another_question_is_another_study(home: Workspace, searched) -> None:
     assert "or another tune.study" in ended.errors[0]
 
 
+def test_without_a_trained_run_the_output_is_named_and_nothing_is_written(home: Workspace) -> None:
+    output = home.folder / "nothing"
+    ended = tune(home, f"--output={output}", *OFFLINE)
+    assert ended.code == 2
+    assert ended.errors == [
+        f"error: output: {output}: no committed checkpoint; expected the directory of a trained run"
+    ]
+    assert not output.exists()
+
+
 def test_the_trial_of_a_worker_that_died_is_waited_for_and_taken_over(home: Workspace, searched) -> None:
     options = ("--tune.study=shared", "--tune.trials=2", "--tune.heartbeat=1", *OFFLINE)
     config = home.config(*options)
