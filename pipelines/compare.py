@@ -66,7 +66,9 @@ def compare(config: RunConfig) -> int | None:
 
 def measure(config: RunConfig, world: World, directory: Path, parent: str) -> Ledger:
     """Train or take every model, and set them side by side; complete on rank 0."""
-    taken = on_rank_zero(lambda: {name: _taken(run, config) for name, run in config.compare.baselines.items()}, world)
+    taken = on_rank_zero(
+        lambda: {name: _taken(run, config, name) for name, run in config.compare.baselines.items()}, world
+    )
     shared, cosines = _shared(config, world, parent)
     entries = []
     for task in config.schema.tasks:
@@ -181,13 +183,20 @@ def _trained(fit: Fit, parent: str) -> Fit:
     return fit
 
 
-def _taken(directory: Path, config: RunConfig) -> RunConfig:
-    """What a run directory was trained by, with the rows to compare on."""
+def _taken(directory: Path, config: RunConfig, task: str) -> RunConfig:
+    """What a run directory was trained by, with the rows to compare on.
+
+    Raises:
+        InputError: nothing is committed there, or it has no such task.
+    """
     commits = read_commits(directory / "checkpoints")
     if not commits:
         raise InputError(f"compare.baselines: {directory}: no committed checkpoint; expected the directory of a run")
     saved = attempt_path(directory / "checkpoints", commits[-1]) / "progress.json"
     own = complete(Progress.model_validate_json(saved.read_text()).config)
+    if task not in own.schema.task_names:
+        known = list(own.schema.task_names)
+        raise InputError(f"compare.baselines: {directory}: no task {task!r}; expected a run of it, not of {known}")
     split = config.compare.split
     data = own.data.model_copy(update={split: getattr(config.data, split)})
     return own.model_copy(update={"output": directory, "data": data, "compare": config.compare})

@@ -126,11 +126,30 @@ def test_sigterm_leaves_no_run_behind_that_seems_to_go_on(home, tmp_path) -> Non
     assert statuses(tmp_path)[-1] == statuses(tmp_path / "compare")[-1] == "KILLED"
 
 
-def test_a_directory_without_a_run_is_named(home, tmp_path) -> None:
-    over = tmp_path / "over.yaml"
-    over.write_text(yaml.safe_dump({"compare": {"baselines": {"click": str(tmp_path / "nothing")}}}))
-    options = home.arguments("-c", str(over), "--training.epochs=1", f"--output={home.folder / 'run'}", *OFFLINE)
+def refused(home: Workspace, folder: Path, baseline: Path) -> str:
+    """What `compare` says of the baseline of `click`, before it trains anything."""
+    over = folder / "over.yaml"
+    over.write_text(yaml.safe_dump({"compare": {"baselines": {"click": str(baseline)}}}))
+    options = home.arguments("-c", str(over), f"--output={folder / 'shared'}", *OFFLINE)
     (ended,) = run(home.folder, "pipelines.compare", options)
     assert ended.code == 2
-    assert "compare.baselines: " in ended.errors[0]
-    assert "no committed checkpoint" in ended.errors[0]
+    assert "rows/s" not in ended.err
+    (line,) = ended.errors
+    return line
+
+
+def test_a_directory_without_a_run_is_named(home, tmp_path) -> None:
+    where = tmp_path / "nothing"
+    assert refused(home, tmp_path, where).startswith(f"error: compare.baselines: {where}: no committed checkpoint;")
+
+
+def test_a_baseline_without_the_task_is_named_before_anything_is_trained(home, tmp_path) -> None:
+    content = yaml.safe_load(home.yaml.read_text())
+    content["schema"]["tasks"] = [content["schema"]["tasks"][0] | {"name": "tap"}]
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
+    baseline = tmp_path / "other"
+    options = ["-c", str(tmp_path / "other.yaml"), f"--output={baseline}", "--training.steps=2", *OFFLINE]
+    (ended,) = run(home.folder, "pipelines.train", options)
+    assert ended.code == 0, ended.err
+    wanted = f"error: compare.baselines: {baseline}: no task 'click'; expected a run of it, not of ['tap']"
+    assert refused(home, tmp_path, baseline) == wanted
