@@ -141,9 +141,7 @@ class Checkpoints:
                 set_aside(self.directory, commit)
         return None
 
-    def load(
-        self, state: TrainState, commit: Commit, accept: Callable[[Progress], None] = lambda _: None
-    ) -> Progress:
+    def load(self, state: TrainState, commit: Commit, accept: Callable[[Progress], None] = lambda _: None) -> Progress:
         """Verify a checkpoint and fill `state` from it, at any world size and under any sharding plan; as `restore`.
 
         Raises:
