@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from ranking.data.shard import Shard
-from ranking.errors import InputError
+from ranking.errors import InputError, listed
 
 _INT64_DIGITS = 19
 _Types = dict[str, pa.DataType]
@@ -61,7 +61,7 @@ def _common(name: str, schemas: Sequence[tuple[str, _Types]]) -> pa.DataType:
     common, origin = pa.null(), ""
     for url, types in schemas:
         if name not in types:
-            raise InputError(f"{url}: column {name!r}: missing; got columns {sorted(types)}")
+            raise InputError(f"{url}: column {name!r}: missing; got columns {listed(sorted(types))}")
         kind = _canonical(types[name])
         if kind is None:
             raise InputError(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranking.data.hashing import Int64
-from ranking.errors import InputError, first_line
+from ranking.errors import InputError, first_line, listed
 from ranking.expression import nan_to_null
 
 Bool = npt.NDArray[np.bool_]
@@ -267,7 +267,8 @@ class RawRows:
     def _array(self, name: str) -> pa.Array:
         place = self.table.schema.get_field_index(name)
         if place < 0:
-            raise InputError(f"column {name!r}: missing or repeated; expected once, got {self.table.column_names}")
+            names = listed(self.table.column_names)
+            raise InputError(f"column {name!r}: missing or repeated; expected once, got {names}")
         return joined(self.table.column(place))
 
     def row(self, position: int) -> int:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from ranking.errors import InputError
+from ranking.errors import InputError, listed
 from ranking.files import replacing
 from ranking.schema import Frozen
 
@@ -55,7 +55,7 @@ def write_dataset(tables: Iterable[pa.Table], directory: Path, partition: str, c
 
 def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     if column not in table.column_names:
-        raise InputError(f"partition column {column!r}: missing; got columns {table.column_names}")
+        raise InputError(f"partition column {column!r}: missing; got columns {listed(table.column_names)}")
     values = pc.cast(table[column], pa.string())
     if values.null_count:
         raise InputError(f"partition column {column!r}: got {values.null_count} nulls; expected a value in every row")

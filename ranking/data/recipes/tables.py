@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from ranking.data.storage import Store
-from ranking.errors import InputError, first_line
+from ranking.errors import InputError, first_line, listed
 
 Types = Mapping[str, pa.DataType]
 
@@ -47,7 +47,7 @@ def converted(values: pa.ChunkedArray, kind: pa.DataType, name: str, path: Path)
 
 def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
     if name not in table.column_names:
-        raise InputError(f"{path}: column {name!r}: missing; got columns {table.column_names}")
+        raise InputError(f"{path}: column {name!r}: missing; got columns {listed(table.column_names)}")
     values = table[name]
     return pc.cast(values, values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
