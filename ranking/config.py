@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ranking.config_errors import explain, paths, unrecognised
 from ranking.data.loader import DataConfig
 from ranking.data.recipes import PrepareConfig
-from ranking.distributed.settings import ShardingConfig
+from ranking.distributed.config import ShardingConfig
 from ranking.errors import InputError
 from ranking.models import zoo
 from ranking.models.zoo import ModelConfig
@@ -30,15 +30,15 @@ from ranking.tracking.logs import LoggingConfig
 from ranking.tracking.runs import TrackingConfig
 from ranking.tracking.textfile import MetricsConfig
 from ranking.training.commits import CheckpointConfig
-from ranking.training.nightly import RetrainConfig
-from ranking.training.search import TuneConfig
-from ranking.training.settings import (
+from ranking.training.config import (
     CompareConfig,
     EvaluationConfig,
     OptimizerConfig,
     TrainingConfig,
     WarmStartConfig,
 )
+from ranking.training.nightly import RetrainConfig
+from ranking.training.search import TuneConfig
 from ranking.yaml_file import read_sections
 
 

@@ -17,8 +17,8 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranking.distributed.arrangement import Arrangement, LookUp, local_look_up
+from ranking.distributed.config import SparseOptimizerConfig
 from ranking.distributed.exchange import ExchangeAhead
-from ranking.distributed.settings import SparseOptimizerConfig
 from ranking.schema import Schema, Table
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

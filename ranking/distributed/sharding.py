@@ -16,8 +16,8 @@ from torchrec.distributed.planner.types import ParameterConstraints, PlannerErro
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from ranking.distributed.collectives import collective_error
+from ranking.distributed.config import ShardingConfig
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, table_of
-from ranking.distributed.settings import ShardingConfig
 from ranking.distributed.world import World
 from ranking.errors import first_line
 from ranking.schema import Schema

@@ -14,9 +14,9 @@ from ranking.distributed.world import World
 from ranking.metrics.report import EvaluationReport, Predictions, evaluate_predictions
 from ranking.models.base import predictions
 from ranking.schema import Schema
+from ranking.training.config import EvaluationConfig
 from ranking.training.feed import Feed
 from ranking.training.gating import GateWatch
-from ranking.training.settings import EvaluationConfig
 
 
 class AbandonedError(Exception):

@@ -18,7 +18,7 @@ from ranking.distributed.world import World
 from ranking.metrics import Predictions, paired_difference, r2, roc_auc
 from ranking.objective.gradients import task_gradients
 from ranking.schema import Frozen
-from ranking.training.settings import CompareConfig
+from ranking.training.config import CompareConfig
 from ranking.training.step import TrainStep
 
 

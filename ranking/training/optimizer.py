@@ -14,8 +14,8 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ranking.distributed.embeddings import TableOptimizer
+from ranking.training.config import DenseOptimizerConfig, OptimizerConfig, ScheduleConfig
 from ranking.training.layout import TensorLayout, fused_layout, layout_of, row_wise_layout
-from ranking.training.settings import DenseOptimizerConfig, OptimizerConfig, ScheduleConfig
 
 _SECOND = "exp_avg_sq"
 """The state that tells Adam from the others."""

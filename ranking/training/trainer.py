@@ -24,10 +24,10 @@ from ranking.metrics.report import EvaluationReport
 from ranking.schema import Schema
 from ranking.training.checkpoint import Checkpoints
 from ranking.training.commits import Commit
+from ranking.training.config import EvaluationConfig, TrainingConfig
 from ranking.training.evaluate import AbandonedError, Evaluation
 from ranking.training.feed import Feed, Stop
 from ranking.training.saving import Saves
-from ranking.training.settings import EvaluationConfig, TrainingConfig
 from ranking.training.state import Progress, TrainState
 from ranking.training.step import Output, build_pipeline
 

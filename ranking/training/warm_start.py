@@ -20,8 +20,8 @@ from ranking.distributed.world import World
 from ranking.errors import InputError
 from ranking.schema import Schema
 from ranking.training.commits import Commit, attempt_path, ranked, read_commits, verify
+from ranking.training.config import WarmStartConfig
 from ranking.training.layout import TensorLayout
-from ranking.training.settings import WarmStartConfig
 from ranking.training.state import Lineage, Progress, TrainState
 from ranking.training.stored import Stored
 

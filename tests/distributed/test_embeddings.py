@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranking.config import load
+from ranking.distributed.config import ShardingConfig, SparseOptimizerConfig
 from ranking.distributed.embeddings import ShardedEmbeddings, fill_table, fuse_optimizers, table_of
-from ranking.distributed.settings import ShardingConfig, SparseOptimizerConfig
 from ranking.distributed.sharding import fill_tables, shard
 from ranking.distributed.world import World
 from ranking.errors import InputError

@@ -35,16 +35,16 @@ def test_the_artefact_predicts_as_the_trainer_does(config, transforms, tmp_path)
 def _train_and_save(config, transforms, rows, directory):
     """One update of the sharded model, its predictions after it, and its tensors read back in one process."""
     from ranking.batch import RankingBatch
+    from ranking.distributed.config import ShardingConfig, SparseOptimizerConfig
     from ranking.distributed.embeddings import ShardedEmbeddings, fuse_optimizers
-    from ranking.distributed.settings import ShardingConfig, SparseOptimizerConfig
     from ranking.distributed.sharding import fill_tables, shard
     from ranking.distributed.world import join
     from ranking.models.ranker import RankingModel
     from ranking.objective.loss import Objective, ObjectiveConfig
     from ranking.training.checkpoint import Checkpoints, read_model
     from ranking.training.commits import CheckpointConfig
+    from ranking.training.config import OptimizerConfig
     from ranking.training.optimizer import Optimizers
-    from ranking.training.settings import OptimizerConfig
     from ranking.training.state import TrainState
     from ranking.training.step import TrainStep
 

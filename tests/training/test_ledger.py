@@ -12,8 +12,8 @@ import torch
 from ranking.distributed.world import World
 from ranking.metrics import Predictions
 from ranking.objective.gradients import task_gradients
+from ranking.training.config import CompareConfig
 from ranking.training.ledger import Ledger, TaskComparison, compare_task, gradient_cosines
-from ranking.training.settings import CompareConfig
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded
 from tests.workspace import Workspace

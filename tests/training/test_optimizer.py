@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ranking.distributed.world import World
+from ranking.training.config import ScheduleConfig
 from ranking.training.optimizer import factor
-from ranking.training.settings import ScheduleConfig
 from tests.launch import launch
 from tests.ranked import assembly, batch_of, encoded, step, whole, whole_model
 from tests.workspace import Workspace

@@ -15,9 +15,9 @@ from ranking.metrics import roc_auc
 from ranking.models import zoo
 from ranking.models.ranker import RankingModel
 from ranking.training.average import WeightAverage
+from ranking.training.config import ScheduleConfig
 from ranking.training.ensemble import Batch, Ensemble, shuffles
 from ranking.training.optimizer import factor
-from ranking.training.settings import ScheduleConfig
 
 Numbers = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ranking.distributed.settings import SparseOptimizerConfig
+from ranking.distributed.config import SparseOptimizerConfig
 from ranking.schema import Frozen, Name
 
 
