@@ -8,14 +8,16 @@ import signal
 import sys
 from collections.abc import Mapping
 
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 from torch.distributed.run import main as torchrun
 
-from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, EXIT_STOPPED
+from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, EXIT_STOPPED, first_line
 
 _FINAL = (EXIT_INPUT, EXIT_STOPPED)
 _AS_ASKED = (EXIT_OK, EXIT_STOPPED, -signal.SIGTERM)
@@ -72,8 +74,8 @@ def main(arguments: list[str]) -> int:
     """Run torchrun with its own arguments, such as `--standalone --nproc-per-node 2 -m pipelines.train -c ...`.
 
     Returns:
-        The exit code of the rank that failed first, 1 where a signal ended it; 75 after SIGTERM, which all ranks
-        obeyed; 0.
+        The exit code of the rank that failed first, 1 where a signal ended it or the ranks could not meet; 75 after
+        SIGTERM, which all ranks obeyed; 0.
     """
     gc.enable()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -84,6 +86,10 @@ def main(arguments: list[str]) -> int:
         return _failed(error.failures)
     except AgentStoppedError as stop:
         return _failed(stop.failures) if stop.failures else EXIT_STOPPED
+    except (DistError, RendezvousError) as error:
+        reason = first_line(error.__cause__ or error)
+        _complain(f"rendezvous: {reason}; expected a free port, and one address that all hosts reach")
+        return EXIT_FAILURE
     except SignalException:  # before the ranks began, or after they ended
         return EXIT_STOPPED
     return EXIT_OK
@@ -93,10 +99,14 @@ def _failed(failures: Mapping[int, ProcessFailure]) -> int:
     """The code of the first failure, which is told where no rank was left to tell it."""
     rank, failure = min(failures.items(), key=lambda each: each[1].timestamp)
     if all(each.exitcode < 0 for each in failures.values()):
-        from pipelines.job import complain  # with what takes seconds to import, and only this line needs
-
-        complain(f"rank {rank} (pid {failure.pid}) was ended by {signal.Signals(-failure.exitcode).name}")
+        _complain(f"rank {rank} (pid {failure.pid}) was ended by {signal.Signals(-failure.exitcode).name}")
     return failure.exitcode if failure.exitcode > 0 else EXIT_FAILURE
+
+
+def _complain(line: str) -> None:
+    from pipelines.job import complain  # with what takes seconds to import, and only this line needs
+
+    complain(line)
 
 
 if __name__ == "__main__":

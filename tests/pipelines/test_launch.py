@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, EXIT_STOPPED
-from tests.launch import Ended, Job
+from tests.launch import Ended, Job, free_port
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,30 @@ def test_a_worker_that_had_to_be_killed_is_a_failure_and_named(tmp_path: Path) -
 def test_a_worker_that_fails_while_it_stops_is_a_failure(tmp_path: Path) -> None:
     ended = stopped(tmp_path, "75", "2")
     assert (ended.code, ended.errors) == (EXIT_INPUT, [])  # it has said why
+
+
+def cannot_meet(where: str, *options: str) -> None:
+    """The launcher ends with one line that says where the ranks were to meet."""
+    command = [sys.executable, "-m", "pipelines.launch", "--nproc-per-node=1", *options, "-m", "pipelines.train"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == EXIT_FAILURE, ended.stderr
+    assert "Traceback" not in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert re.match(rf"error: rendezvous: .*{where}.*; expected a free port, ", line)
+
+
+def test_a_busy_port_is_one_line_and_a_failure() -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        cannot_meet(f"port: {port}", f"--master-port={port}")
+
+
+def test_a_rendezvous_that_nobody_hosts_is_one_line_and_a_failure() -> None:
+    port = free_port()
+    away = [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=is_host=false,read_timeout=1"]
+    cannot_meet(rf"\(127.0.0.1, {port}\)", "--nnodes=2", "--rdzv-backend=c10d", *away)
 
 
 def test_bad_input_is_one_line_and_exit_code_2_under_torchrun_too(workspace: Workspace, tmp_path: Path) -> None:
