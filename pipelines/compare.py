@@ -21,7 +21,7 @@ from ranking.data.plan import Position
 from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.world import World, join
 from ranking.errors import EXIT_STOPPED, InputError
-from ranking.files import write_atomically
+from ranking.files import make_directory, write_atomically
 from ranking.metrics import Predictions
 from ranking.models.base import ArchitectureConfig
 from ranking.schema import Task
@@ -205,6 +205,7 @@ def _taken(directory: Path, config: RunConfig, task: str) -> RunConfig:
 def _begin(config: RunConfig, directory: Path) -> str:
     """The MLflow run above the trainings; its id, or "" while MLflow is out of reach."""
     config.data.urls(config.compare.split)
+    make_directory(directory, "output")
     run = _run(config, directory)
     run.finish("RUNNING")
     return run.run_id

@@ -15,6 +15,7 @@ from ranking.config_errors import expected, unrecognised
 from ranking.data.synthetic.impressions import ImpressionsConfig, write_impressions
 from ranking.data.synthetic.workload import WorkloadConfig, write_workload
 from ranking.errors import EXIT_FAILURE, EXIT_INPUT, InputError, described
+from ranking.files import make_directory
 
 PRESETS: dict[str, tuple[type[Any], Any]] = {
     "impressions": (ImpressionsConfig, write_impressions),
@@ -34,6 +35,7 @@ def simulate(context: typer.Context, preset: Preset, output: Output, debug: Debu
     try:
         kind, write = PRESETS[preset]
         config = settings(kind, context.args)
+        make_directory(output.parent, "--output")
         write(output, config)
     except Exception as error:
         known = isinstance(error, InputError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -10,6 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ranking.errors import InputError
+
+_FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def make_directory(path: Path, key: str) -> None:
+    """Make a directory that the user has chosen, where it is not there yet.
+
+    Raises:
+        InputError: it is a file, or nothing can be made there; the line names the key that chose it.
+        OSError: the disk is full or broken.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL_OR_BROKEN:
+            raise
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{key}: cannot make {path}: {reason}; expected a directory to write to") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -56,11 +75,12 @@ def replacing(directory: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace what is there; else `directory` must be missing or empty.
 
     Raises:
-        InputError: `directory` is a file, or holds something and `overwrite` is false.
+        InputError: `directory` is a file, cannot be made, or holds something and `overwrite` is false.
     """
     _refuse_occupied(directory, overwrite)
+    make_directory(directory.parent, str(directory))
     new = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    new.mkdir(parents=True)
+    new.mkdir()
     try:
         yield new
         _refuse_occupied(directory, overwrite)  # another job may have finished first

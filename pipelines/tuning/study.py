@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from ranking.errors import InputError, one_line
+from ranking.files import make_directory
 from ranking.redact import redact_text
 from ranking.training.search import Dimension, HyperbandPruner, MedianPruner, Pruner, TuneConfig
 
@@ -114,7 +115,7 @@ def open_study(
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keep other workers on this file system out."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory, "output")
     with (directory / "study.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

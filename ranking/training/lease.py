@@ -22,6 +22,7 @@ from ranking.distributed.collectives import on_rank_zero
 from ranking.distributed.process import Process
 from ranking.distributed.world import World
 from ranking.errors import InputError, ServiceError
+from ranking.files import make_directory
 from ranking.schema import Frozen
 
 log = logging.getLogger(__name__)
@@ -165,12 +166,13 @@ def hold(directory: Path, world: World) -> Iterator[Callable[[], None]]:
         The fence to call before every commit.
 
     Raises:
-        InputError: on all ranks, when another launch holds it.
+        InputError: on all ranks, when another launch holds it, or it cannot be made.
     """
     kept: list[Lease] = []
 
     def take() -> bool:
         fresh = not directory.exists()
+        make_directory(directory, "output")
         kept.append(Lease.take(directory / "lease", lost=lambda line: setattr(world.heartbeat, "trouble", line)))
         return fresh
 

@@ -198,9 +198,21 @@ def test_the_stack_is_shown_only_on_demand(workspace, tmp_path) -> None:
 
 
 def test_what_nobody_foresaw_is_one_line_too(workspace, tmp_path) -> None:
+    options = workspace.arguments(*OFFLINE, f"--output={tmp_path / 'run'}")
+    ended = run(tmp_path, "tests.faulty", ["0:fail:input:2", *options])
+    assert only_error(ended, EXIT_FAILURE).startswith("error: KeyError: 'injected' (stack in ")
+
+
+@pytest.mark.parametrize("job", ["train", "tune", "compare"])
+@pytest.mark.parametrize("below", ["", "run"])
+def test_an_output_that_cannot_be_made_is_named(workspace, tmp_path, job, below) -> None:
     (tmp_path / "file").touch()
-    options = workspace.arguments(*OFFLINE, f"--output={tmp_path / 'file' / 'run'}")
-    assert "NotADirectoryError" in only_error(run(tmp_path, "pipelines.train", options), EXIT_FAILURE)
+    output = tmp_path / "file" / below
+    space = json.dumps({"model.experts": {"low": 2, "high": 3}})
+    options = workspace.arguments(*OFFLINE, f"--output={output}", f"--tune.space={space}")
+    line = only_error(run(tmp_path, f"pipelines.{job}", options, size=2))
+    assert line.startswith(f"error: output: cannot make {output}")
+    assert line.endswith("; expected a directory to write to")
 
 
 def test_a_store_out_of_reach_is_no_bad_input_on_any_rank(workspace, tmp_path) -> None:

@@ -53,6 +53,13 @@ def test_a_wrong_setting_ends_in_one_line_and_exit_code_2(tmp_path: Path, settin
     assert not (tmp_path / "log").exists()
 
 
+def test_an_output_that_cannot_be_made_is_named() -> None:
+    result = simulate("workload", Path("/dev/null/set"), "--rows=10")
+    assert result.exit_code == EXIT_INPUT
+    line = "error: --output: cannot make /dev/null: a file is in its place; expected a directory to write to\n"
+    assert result.stderr == line
+
+
 def test_a_data_set_is_replaced_only_on_request(tmp_path: Path) -> None:
     arguments = "workload", tmp_path / "set", "--rows=10"
     assert simulate(*arguments).exit_code == EXIT_OK
