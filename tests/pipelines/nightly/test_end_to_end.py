@@ -21,7 +21,7 @@ from pipelines.nightly.night import Night
 from ranking.errors import EXIT_BAD_DATA, EXIT_INFRASTRUCTURE, EXIT_NOT_PROMOTED, EXIT_OK
 from ranking.promotion.registry import Registry
 from tests.launch import Ended, Job, free_port
-from tests.pipelines.services import ARTIFACTS, DATA, Services, served, services
+from tests.pipelines.nightly.services import ARTIFACTS, DATA, Services, served, services
 from tests.workspace import content, impressions
 
 FIRST, DAYS, ROWS = date(2022, 5, 1), 7, 1200
