@@ -30,8 +30,8 @@ def train(config: RunConfig) -> int | None:
     """Train a model, track it, and register the best checkpoint as the challenger.
 
     Resumes by itself from the newest committed checkpoint of the run directory, which one launch at a time may use.
-    Stopped by SIGTERM it commits and exits with 75; run the same command again to resume. Whatever fails or hangs on
-    one rank ends all of them with one line.
+    Stopped by SIGTERM it commits and exits with 75; the same command resumes. Whatever fails or hangs on one rank ends
+    all of them with one line.
     """
     with (
         join(config.device, timedelta(seconds=config.training.collective_timeout)) as world,
@@ -46,9 +46,8 @@ def train(config: RunConfig) -> int | None:
             run.log_tags(fit.state.progress.warm_start.tags if fit.state.progress.warm_start else {})
             logs.bind(run=broadcast(run.key, world), step=lambda: world.heartbeat.step)
             if not fit.train(watched(run, fit)):
-                log.warning(
-                    "stopped at step %d after a commit; run the same command again to resume", fit.state.progress.step
-                )
+                line = "stopped at step %d after a commit; run the same command again to resume"
+                log.warning(line, fit.state.progress.step)
                 on_rank_zero(run.stop, world)  # the launcher ends whoever is left when the first rank has ended
                 return EXIT_STOPPED
             release(fit, run, test)
@@ -71,7 +70,7 @@ def release(fit: Fit, run: NullRun, test: Manifest) -> None:
     run.log_card(describe(parts, fit.manifest, best, state))
     run.finish()
     if not run.run_id:
-        log.warning("MLflow is out of reach: nothing is registered; the same command registers when it is back")
+        log.warning("MLflow is out of reach: nothing is registered; run the same command again when it is back")
         return
     version, new = register(parts, fit.checkpoints, best, test, run.run_id)
     name = parts.config.registry.name

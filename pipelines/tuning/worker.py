@@ -45,7 +45,7 @@ def tune_model(config: RunConfig, world: World) -> int | None:
             _follow(config, world, directory / "trials")
     except StoppedError:
         broadcast(None, world)  # a launcher ends all with the first that ends: rank 0 has queued the trial by now
-        log.warning("stopped after a commit; the same command goes on with the trial")
+        log.warning("stopped after a commit; run the same command again to resume the trial")
         return EXIT_STOPPED
     on_rank_zero(lambda: publish(opened[0], config, directory, config.tune.metric), world)
     return None

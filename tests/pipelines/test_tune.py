@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import optuna
 import pytest
 import yaml
 
@@ -162,6 +163,18 @@ def test_a_killed_workers_trial_goes_on_and_a_stopped_ones_too(home, tmp_path) -
     first = [trial for trial in found if trial["values"] == found[0]["values"]]
     assert [trial["state"] for trial in first] == ["fail", "fail", "complete"]
     assert len(first[-1]["evaluations"]) == 16
+
+
+def test_sigterm_ends_a_study_with_75_on_every_rank_and_leaves_the_trial_waiting(home, tmp_path) -> None:
+    options = arguments(home, tmp_path, "--tune.trials=1", "--training.epochs=99", *OFFLINE)
+    job = Job(tmp_path, "pipelines.tune", options, size=2)
+    wait_for(job, tmp_path / "tune/model/trials", "0000-*/checkpoints/commits/*.json")
+    job.signal(signal.SIGTERM)
+    ended = job.wait()
+    assert [each.code for each in ended] == [EXIT_STOPPED] * 2, ended[0].err
+    assert "stopped after a commit; run the same command again to resume the trial" in ended[0].err
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'tune/model/study.db'}")
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
 
 
 @pytest.mark.parametrize(
