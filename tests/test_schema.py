@@ -104,7 +104,7 @@ def test_a_section_never_changes() -> None:
         ({"features": [{**USER, "encoding": {"type": "bucketise", "boundaries": [math.nan]}}]}, "finite number"),
         ({"features": []}, "at least 1 item"),
         ({"tasks": []}, "at least 1 item"),
-        ({"features": [{"kind": "dense", "name": "a b"}]}, "should match pattern"),
+        ({"features": [{"kind": "dense", "name": "a b"}]}, "expected a letter, then letters, digits or _"),
         ({"tasks": [{**CLICK, "label": "open('x')"}]}, "is not supported"),
         ({"tasks": [{**CLICK, "weight": -1}]}, "greater than or equal to 0"),
         ({"colour": "red"}, "Extra inputs"),

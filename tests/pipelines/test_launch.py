@@ -90,5 +90,6 @@ def test_bad_input_is_one_line_and_exit_code_2_under_torchrun_too(workspace: Wor
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == EXIT_INPUT, ended.stderr
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: data.train: got 'nowhere/*.parquet', which matches no file; expected Parquet files"]
+    missing = f"data.train: got 'nowhere/*.parquet', which matches no file in {ROOT}; expected Parquet files"
+    assert errors == [f"error: {missing}"]
     assert "Traceback" not in ended.stderr

@@ -180,7 +180,7 @@ def test_sigterm_ends_a_study_with_75_on_every_rank_and_leaves_the_trial_waiting
 @pytest.mark.parametrize(
     ("fault", "size", "line"),
     [
-        ("0:fill:write:2", 2, "[Errno 28] No space left on device; expected room to write"),
+        ("0:fill:write:2", 2, "[Errno 28] No space left on device; expected free disk space"),
         ("0:overtake:commit:2", 1, "this launch (token 1) lost the run directory: "),
     ],
 )

@@ -57,18 +57,18 @@ def findings(rows: Sequence[Row]) -> str:
     """The verdicts as a table, and what they mean; `rows` are those of the findings."""
     rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
     fixed = [rate for rate in rates if rate != TUNED]
-    table = []
+    lines = []
     for key, text in FINDINGS.items():
         own = [row for row in rows if row["finding"] == key]
         counts = [_count([row for row in own if row["learning_rate"] == rate]) for rate in fixed]
         verdict = conclude([row["verdict"] for row in own if row["learning_rate"] == TUNED])
-        table.append([f"({key})" if len(key) == 1 else key, text, verdict, *counts])
+        lines.append([f"({key})" if len(key) == 1 else key, text, verdict, *counts])
     heading = ["", "published finding", "here, tuned", *(f"rate {rate}" for rate in fixed)]
     explained = (
         "A finding holds where all its comparisons do, each with its whole 95 % interval on the claimed side. "
         "The last columns count the comparisons that hold, and those refuted, with one learning rate for all models.\n"
     )
-    return table(heading, table) + "\n" + explained
+    return table(heading, lines) + "\n" + explained
 
 
 def _head(record: Record, config: SyntheticConfig) -> str:
@@ -100,7 +100,7 @@ def _count(rows: Sequence[Row]) -> str:
 
 
 def _models(rows: Sequence[Row]) -> str:
-    table = [
+    lines = [
         [
             f"{row['p']:g}",
             _name(row),
@@ -112,39 +112,39 @@ def _models(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return table(["p", "model", "rate", "mean, 95 %", "std", "best", "5 %", "median", "95 %"], table)
+    return table(["p", "model", "rate", "mean, 95 %", "std", "best", "5 %", "median", "95 %"], lines)
 
 
 def _rates(rows: Sequence[Row]) -> str:
-    table = []
+    lines = []
     for row in rows:
         cells = [
             f"**{text}**" if rate == str(row["learning_rate"]) else text
             for rate, values in row["loss_runs"].items()
             for text in [f"{np.mean(values):.4f}" if None not in values else "diverged"]
         ]
-        table.append([f"{row['p']:g}", _name(row), *cells])
-    return table(["p", "model", *rows[0]["loss_runs"]], table)
+        lines.append([f"{row['p']:g}", _name(row), *cells])
+    return table(["p", "model", *rows[0]["loss_runs"]], lines)
 
 
 def _relatedness(rows: Sequence[Row]) -> str:
-    table = [[f"{row['p']:g}", f"{row['loss_mean']:.4f} ± {_reach(row):.4f}", f"{row['loss_std']:.4f}"] for row in rows]
-    return table(["p", "final loss, mean, 95 %", "std"], table)
+    lines = [[f"{row['p']:g}", f"{row['loss_mean']:.4f} ± {_reach(row):.4f}", f"{row['loss_std']:.4f}"] for row in rows]
+    return table(["p", "final loss, mean, 95 %", "std"], lines)
 
 
 def _labels(rows: Sequence[Row]) -> str:
     by_model = {
         model: {row["p"]: row for row in rows if row["model"] == model} for model in ("labels", "labels_linear")
     }
-    table = [
+    lines = [
         [f"{p:g}", *(f"{at[p]['pearson_mean']:.4f} ± {2 * at[p]['pearson_std']:.4f}" for at in by_model.values())]
         for p in by_model["labels"]
     ]
-    return table(["p", "with sinusoids", "linear"], table)
+    return table(["p", "with sinusoids", "linear"], lines)
 
 
 def _comparisons(rows: Sequence[Row]) -> str:
-    table = [
+    lines = [
         [
             row["finding"],
             row["model"],
@@ -157,7 +157,7 @@ def _comparisons(rows: Sequence[Row]) -> str:
         for row in rows
         if row["learning_rate"] == TUNED
     ]
-    return table(["finding", "model", "p", "statistic", "value, 95 %", "claimed", "verdict"], table)
+    return table(["finding", "model", "p", "statistic", "value, 95 %", "claimed", "verdict"], lines)
 
 
 def _claim(low: float | None, high: float | None) -> str:

@@ -39,5 +39,5 @@ def several(world: World, files: list[Path], folder: Path) -> list[tuple[int, in
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_trial_leaves_no_open_file_and_no_thread_behind(workspace, tmp_path, size) -> None:
     for _, second, _, last in launch(several, size, [workspace.yaml], tmp_path):  # the first opens what lasts
-        assert last[0] == second[0]
+        assert last[0] <= second[0]
         assert last[1] <= second[1] + 1  # a library's pool may still grow
