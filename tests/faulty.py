@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ranking.data.encode import Encoder
-from ranking.training import evaluate
 from ranking.training.checkpoint import Checkpoints
+from ranking.training.gating import GateWatch
 from ranking.training.lease import Lease
 from ranking.training.optimizer import Optimizers
 from ranking.training.saving import Saves
@@ -31,7 +31,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "lead": (Lease, "take"),
     "input": (Encoder, "rows"),
     "step": (Optimizers, "step"),
-    "evaluation": (evaluate, "predictions"),
+    "evaluation": (GateWatch, "expect"),
     "checkpoint": (Saves, "save"),
     "commit": (Checkpoints, "publish"),
     "write": (Checkpoints, "_begin"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pipelines.markdown import table
 from pipelines.studies.record import Record, Row
 from pipelines.studies.synthetic.config import CellsConfig, SyntheticConfig
 from pipelines.studies.synthetic.findings import FINDINGS, TUNED, conclude
