@@ -143,6 +143,11 @@ class _Watch:
             self.judge(step, value)
 
     def best(self) -> float:
+        """The objective at its best evaluation.
+
+        Raises:
+            InputError: on all ranks, when it was undefined at every one.
+        """
         if not self.values:
             metric = self.config.tune.metric
             raise collective_error(

@@ -59,14 +59,14 @@ def test_a_worker_that_fails_while_it_stops_is_a_failure(tmp_path: Path) -> None
     assert (ended.code, ended.errors) == (EXIT_INPUT, [])  # it has said why
 
 
-def cannot_meet(where: str, *options: str) -> None:
-    """The launcher ends with one line that says where the ranks were to meet."""
+def unmet(*options: str) -> str:
+    """What the launcher says of ranks that could not meet: one line, before it ends with 1."""
     command = [sys.executable, "-m", "pipelines.launch", "--nproc-per-node=1", *options, "-m", "pipelines.train"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == EXIT_FAILURE, ended.stderr
     assert "Traceback" not in ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert re.match(rf"error: rendezvous: .*{where}.*; expected a free port, ", line)
+    return line
 
 
 def test_a_busy_port_is_one_line_and_a_failure() -> None:
@@ -74,13 +74,15 @@ def test_a_busy_port_is_one_line_and_a_failure() -> None:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        cannot_meet(f"port: {port}", f"--master-port={port}")
+        line = unmet(f"--master-port={port}")
+    assert re.match(rf"error: rendezvous: .*port: {port}.*; expected a free port, ", line)
 
 
 def test_a_rendezvous_that_nobody_hosts_is_one_line_and_a_failure() -> None:
     port = free_port()
     away = [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=is_host=false,read_timeout=1"]
-    cannot_meet(rf"\(127.0.0.1, {port}\)", "--nnodes=2", "--rdzv-backend=c10d", *away)
+    line = unmet("--nnodes=2", "--rdzv-backend=c10d", *away)
+    assert re.match(rf"error: rendezvous: .*\(127.0.0.1, {port}\).*; expected a free port, ", line)
 
 
 def test_bad_input_is_one_line_and_exit_code_2_under_torchrun_too(workspace: Workspace, tmp_path: Path) -> None:
